@@ -1,0 +1,74 @@
+#!/usr/bin/env python3
+"""Runs the named stages of checking and testing one after another and prints how long each took.
+
+usage: python lab/stages.py STAGE…    (the stages are the keys of STAGES, below)
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = ROOT / ".venv" / "bin"
+PYTHON = str(BIN / "python")
+SITE = os.environ.get("SITE", "inventory/lab")
+
+if sys.prefix != str(ROOT / ".venv"):
+    if not (BIN / "python").exists():
+        sys.exit("stages: .venv is missing: run make setup first")
+    os.execv(PYTHON, [PYTHON, *sys.argv])
+
+from progress import Progress, StageFailed
+
+#: stage -> (command, folder), in the order in which `make test` runs them.
+STAGES: dict[str, list[tuple[list[str], str]]] = {
+    "lint": [
+        (["ruff", "check", "."], "."),
+        (["ruff", "format", "--check", "."], "."),
+        (["mypy"], "."),
+        (["lint-imports"], "."),
+        (["yamllint", "--strict", "."], "."),
+        (["ansible-lint", "--offline"], "ansible"),
+    ],
+    "unit": [(["pytest", "-q"], ".")],
+    "verify": [(["python", "docs/generate.py", "--check"], ".")],
+    "artifacts": [(["python", "images/build.py"], ".")],
+    "molecule": [(["molecule", "test", "--all"], "ansible")],
+    "up": [(["python", "lab/up.py", "--site", SITE], ".")],
+    "e2e": [(["pytest", "-q", "tests/e2e", "--site", SITE], ".")],
+}
+
+
+def main(names: list[str]) -> int:
+    """Run the stages named; 0, or 1 after the first that fails, or 2 for an unknown name."""
+    unknown = [name for name in names if name not in STAGES]
+    if unknown or not names:
+        print(
+            f"stages: unknown stage {', '.join(unknown) or '(none)'}: choose from {' '.join(STAGES)}",
+            file=sys.stderr,
+        )
+        return 2
+    environment = os.environ | {
+        "PATH": f"{BIN}:{ROOT}/build/go/bin:{os.environ['PATH']}",
+        "PYTHONUNBUFFERED": "1",
+    }
+    progress = Progress(ROOT / "build" / "log")
+    try:
+        for name in names:
+            for command, folder in STAGES[name]:
+                progress.say(name, " ".join(command))
+                progress.run(
+                    name, [str(BIN / command[0]), *command[1:]], cwd=ROOT / folder, env=environment, show=True
+                )
+    except StageFailed as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    finally:
+        progress.summary()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
