@@ -1,0 +1,3 @@
+module labcluster.internal/runner
+
+go 1.26

@@ -1,0 +1,174 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// record is the part of the portal's Run that prepare reads; run.json keeps the whole of it.
+type record struct {
+	ID      string            `json:"id"`
+	Project string            `json:"project"`
+	User    string            `json:"user"`
+	Command []string          `json:"command"`
+	Workdir string            `json:"workdir"`
+	Env     map[string]string `json:"env"`
+}
+
+type arguments struct {
+	Command []string `json:"command"`
+	Workdir string   `json:"workdir"`
+}
+
+func prepareMain(args []string) int {
+	flags := flag.NewFlagSet("prepare", flag.ContinueOnError)
+	to := flags.String("to", "/labcluster", "folder shared with the user's container, where labrun is copied to")
+	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
+		fmt.Fprint(os.Stderr, usage)
+		return 2
+	}
+	if err := prepare(os.Getenv("LABCLUSTER_RUN"), os.Getenv("LABCLUSTER_RUN_DIR"), *to); err != nil {
+		return fail(err)
+	}
+	return 0
+}
+
+// prepare makes the run directory and puts labrun where the user's container finds it. It may be
+// called again for the same run (a node that restarts runs init containers anew).
+func prepare(text, directory, to string) error {
+	var run record
+	if err := json.Unmarshal([]byte(text), &run); err != nil || run.ID == "" {
+		return fmt.Errorf("LABCLUSTER_RUN does not hold a run (%v): labrun prepare is started by the portal", err)
+	}
+	if !filepath.IsAbs(directory) {
+		return fmt.Errorf("LABCLUSTER_RUN_DIR is %q, not an absolute path: labrun prepare is started by the portal", directory)
+	}
+	if err := checkWorkdir(run); err != nil {
+		return err
+	}
+	if err := makeDirectories(run, directory); err != nil {
+		return err
+	}
+	env := run.Env
+	if env == nil {
+		env = map[string]string{}
+	}
+	files := []struct {
+		name  string
+		value any
+	}{
+		{"env.json", env},
+		{"args.json", arguments{run.Command, run.Workdir}},
+		{"run.json", json.RawMessage(text)},
+	}
+	for _, file := range files {
+		if err := writeJSON(filepath.Join(directory, file.name), file.value, false); err != nil {
+			return fmt.Errorf("cannot write %s: %w", file.name, explain(err))
+		}
+	}
+	return copySelf(filepath.Join(to, "labrun"))
+}
+
+// checkWorkdir finds here, with the user's own uid, what would otherwise end as an error of the
+// container runtime that no user can read.
+func checkWorkdir(run record) error {
+	if run.Workdir == "" {
+		return nil
+	}
+	info, err := os.Stat(run.Workdir)
+	if err == nil && !info.IsDir() {
+		err = syscall.ENOTDIR
+	}
+	if err == nil {
+		err = syscall.Access(run.Workdir, 1) // X_OK
+	}
+	if err != nil {
+		return fmt.Errorf("%s cannot enter the working directory %s on the node: %w; submit from a directory of project %s or from your home",
+			run.User, run.Workdir, explain(err), run.Project)
+	}
+	return nil
+}
+
+func makeDirectories(run record, directory string) error {
+	err := os.Mkdir(directory, 0o770)
+	if errors.Is(err, fs.ErrExist) {
+		err = sameRun(run, directory)
+	}
+	for _, path := range []string{directory, filepath.Join(directory, "artifacts")} {
+		if err == nil {
+			if err = os.Mkdir(path, 0o770); errors.Is(err, fs.ErrExist) {
+				err = nil
+			}
+		}
+		// Mkdir is subject to the umask; files of the run belong to the project's group.
+		if err == nil {
+			err = os.Chmod(path, 0o770|fs.ModeSetgid)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make the run directory %s: %w; project %s may be new (wait a few seconds) or its storage full",
+			directory, explain(err), run.Project)
+	}
+	return nil
+}
+
+// sameRun refuses a directory of another run: a run id belongs to exactly one run.
+func sameRun(run record, directory string) error {
+	text, err := os.ReadFile(filepath.Join(directory, "run.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var other record
+	if err == nil {
+		err = json.Unmarshal(text, &other)
+	}
+	if err == nil && other.ID != run.ID {
+		err = fmt.Errorf("it belongs to run %s already", other.ID)
+	}
+	return err
+}
+
+func copySelf(path string) error {
+	source, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return fmt.Errorf("cannot read itself: %w", err)
+	}
+	defer source.Close()
+	// Written beside and renamed: a second call must not truncate a program that is running.
+	target, err := os.CreateTemp(filepath.Dir(path), ".labrun.*")
+	if err == nil {
+		_, err = io.Copy(target, source)
+		if err == nil {
+			err = target.Chmod(0o555)
+		}
+		if closeErr := target.Close(); err == nil {
+			err = closeErr
+		}
+		if err == nil {
+			err = os.Rename(target.Name(), path)
+		}
+		if err != nil {
+			_ = os.Remove(target.Name())
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot copy itself to %s: %w", path, explain(err))
+	}
+	return nil
+}
+
+// explain takes the operation and the path out of an error whose message names them already.
+func explain(err error) error {
+	var number syscall.Errno
+	if errors.As(err, &number) {
+		return number
+	}
+	return err
+}
