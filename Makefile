@@ -17,10 +17,10 @@ fmt: ## format Python and Go
 	@.venv/bin/ruff format . && .venv/bin/ruff check --fix --quiet . && gofmt -l -w images/runner
 
 lint: ## ruff, mypy, import-linter, yamllint, ansible-lint (production profile)
-	@lab/stages.py lint
+	@$(PYTHON) lab/stages.py lint
 
 check: ## lint, unit, repo and chart tests, generated files: needs no network, root or cluster
-	@lab/stages.py lint unit verify
+	@$(PYTHON) lab/stages.py lint unit verify
 
 artifacts: ## build binaries and images into build/store (only what changed)
 	@$(PYTHON) images/build.py --store $(STORE)
@@ -41,7 +41,7 @@ bench: ## measure the running lab and write docs/reference/benchmarks.md
 	@$(PYTHON) -m tests.bench --site $(SITE)
 
 molecule: ## run the molecule scenarios of the roles that the lab does not prove
-	@lab/stages.py molecule
+	@$(PYTHON) lab/stages.py molecule
 
 generate: ## write docs/reference from schemas, specs and --help
 	@$(PYTHON) docs/generate.py

@@ -14,7 +14,7 @@ from rich.console import Console
 FAILURE_LINES = 40
 
 
-class StageFailed(Exception):
+class StageError(Exception):
     """A stage's command failed; the message says which, with what code, and where its log is."""
 
 
@@ -48,12 +48,12 @@ class Progress:
         *,
         cwd: Path | None = None,
         env: dict[str, str] | None = None,
-        headline: Callable[[str], str | None] = lambda line: None,
+        headline: Callable[[str], str | None] | None = None,
         show: bool = False,
     ) -> None:
-        """Run one command as a stage and keep its time; raises StageFailed on a non-zero exit.
+        """Run one command as a stage and keep its time; raises StageError on a non-zero exit.
 
-        headline: maps an output line to the step it announces, or None.
+        headline: maps an output line to the step it announces, or None; none announces nothing.
         show: print every line as it is, for commands that report their own progress.
         """
         started = time.monotonic()
@@ -71,7 +71,7 @@ class Progress:
                     file.write(line)
                     if show:
                         self.console.print(line.rstrip("\n"), markup=False)
-                    elif step := headline(line.rstrip()):
+                    elif headline and (step := headline(line.rstrip())):
                         self._step(stage, step, status)
             except KeyboardInterrupt:
                 process.wait()
@@ -80,7 +80,7 @@ class Progress:
         self.times.append((stage, time.monotonic() - started))
         if code:
             tail = "".join(log.read_text(errors="replace").splitlines(keepends=True)[-FAILURE_LINES:])
-            raise StageFailed(
+            raise StageError(
                 f"{'' if show else tail}\n{stage} failed with exit code {code}; its whole output: {log}"
             )
 

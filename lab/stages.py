@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Runs the named stages of checking and testing one after another and prints how long each took.
 
 usage: python lab/stages.py STAGE…    (the stages are the keys of STAGES, below)
@@ -10,17 +9,11 @@ import os
 import sys
 from pathlib import Path
 
+from progress import Progress, StageError
+
 ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
-PYTHON = str(BIN / "python")
 SITE = os.environ.get("SITE", "inventory/lab")
-
-if sys.prefix != str(ROOT / ".venv"):
-    if not (BIN / "python").exists():
-        sys.exit("stages: .venv is missing: run make setup first")
-    os.execv(PYTHON, [PYTHON, *sys.argv])
-
-from progress import Progress, StageFailed
 
 #: stage -> (command, folder), in the order in which `make test` runs them.
 STAGES: dict[str, list[tuple[list[str], str]]] = {
@@ -62,7 +55,7 @@ def main(names: list[str]) -> int:
                 progress.run(
                     name, [str(BIN / command[0]), *command[1:]], cwd=ROOT / folder, env=environment, show=True
                 )
-    except StageFailed as failure:
+    except StageError as failure:
         print(failure, file=sys.stderr)
         return 1
     finally:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from progress import Progress, StageFailed
+from progress import Progress, StageError
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv" / "bin"
@@ -46,8 +46,8 @@ def only_one(site: str) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "unknown"
             print(
-                f"up: another make up or down of {site} is running (process {holder}): wait for it or stop it; "
-                "nothing was changed",
+                f"up: another make up or down of {site} is running (process {holder}): "
+                "wait for it or stop it; nothing was changed",
                 file=sys.stderr,
             )
             sys.exit(5)
@@ -123,7 +123,7 @@ def main() -> int:
             lab.playbook("site", "site")
             if not arguments.no_run:
                 lab.first_run()
-        except StageFailed as failure:
+        except StageError as failure:
             print(failure, file=sys.stderr)
             print("up: it is safe to run make up again: it goes on where this one stopped", file=sys.stderr)
             return 1
