@@ -1,0 +1,258 @@
+"""Builds images and archives: mmdebstrap for the root file system, podman for the Containerfile."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shutil
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder import machine
+from builder.catalog import Archive, Image, RootFileSystem
+from builder.errors import BuildError
+from builder.progress import Runner
+from builder.store import EPOCH, Artifact, sha256_of
+
+LOCAL = "localhost/labcluster"
+# Nobody reads these in a cluster; licences stay.
+_LEFT_OUT = ["/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*", "/usr/share/doc/*"]
+_DPKG = [*(f"path-exclude={path}" for path in _LEFT_OUT), "path-include=/usr/share/doc/*/copyright", "no-debsig"]
+
+
+def short(key: str) -> str:
+    """The part of a key that names things for people."""
+    return key[:12]
+
+
+@dataclass(frozen=True)
+class Podman:
+    """podman with the project's own configuration."""
+
+    configuration: Path
+    runner: Runner
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The configuration lets builds work on hosts with low limits; layers get a fixed time."""
+        return {**os.environ, "CONTAINERS_CONF": str(self.configuration), "SOURCE_DATE_EPOCH": str(EPOCH)}
+
+    def run(self, *arguments: str) -> None:
+        """Run podman, its output in the log."""
+        self.runner.run(["podman", *arguments], env=self.environment)
+
+    def output(self, *arguments: str) -> str:
+        """Run podman for an answer."""
+        return self.runner.output(["podman", *arguments], env=self.environment)
+
+    def has(self, reference: str) -> bool:
+        """Whether podman's storage holds an image."""
+        try:
+            self.output("image", "inspect", "--format", "{{.Id}}", reference)
+        except BuildError:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image or archive to build, with all that its recipe names resolved."""
+
+    version: str
+    key: str
+    suite: str
+    folder: Path  # the recipe's own files
+    inputs: dict[str, Path]  # further files, by their path in the repository
+    programs: list[Path]  # finished programs that the Containerfile may copy
+    bases: dict[str, str]  # name of an image recipe -> its reference in podman's storage
+    work: Path
+
+
+def build(recipe: Image | Archive, job: Job, podman: Podman) -> list[Artifact]:
+    """Build one recipe into `work/result`, laid out as in the store."""
+    context = _context(recipe, job, podman.runner)
+    reference = f"{LOCAL}/{recipe.name}:{short(job.key)}"
+    settings = job.work / "settings"
+    arguments = {
+        **machine.write_settings(settings),
+        "SOURCE_DATE_EPOCH": str(EPOCH),
+        "VERSION": job.version,
+        "SUITE": job.suite,
+    }
+    podman.run(
+        "build",
+        "--quiet",
+        "--isolation=chroot",  # needs no runtime and no cgroup of its own: works where containers are nested
+        "--layers",
+        f"--timestamp={EPOCH}",
+        "--pull=never",
+        "--security-opt=label=disable",
+        f"--volume={settings}:{machine.MOUNT}:ro",
+        *(f"--build-arg={name}={value}" for name, value in arguments.items()),
+        f"--label=internal.labcluster.recipe={recipe.name}",
+        f"--tag={reference}",
+        f"--file={context}/Containerfile",
+        str(context),
+    )
+    if isinstance(recipe, Archive):
+        return [_archive(recipe, job, podman, reference)]
+    return [_image(recipe, job, podman, reference)]
+
+
+def _context(recipe: Image | Archive, job: Job, runner: Runner) -> Path:
+    context = job.work / "context"
+    shutil.copytree(job.folder, context, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+    for path, source in job.inputs.items():
+        target = context / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        else:
+            shutil.copy2(source, target)
+    for program in job.programs:
+        (context / program.name).hardlink_to(program)
+    if isinstance(recipe, Image) and recipe.rootfs:
+        make_root_file_system(recipe.rootfs, job.suite, context / "rootfs.tar", runner)
+    containerfile = context / "Containerfile"
+    if not containerfile.is_file():
+        raise BuildError(f"images/{recipe.name}: there is no Containerfile in {job.folder}")
+    containerfile.write_text(pin_bases(containerfile.read_text(), job.bases))
+    return context
+
+
+def pin_bases(containerfile: str, bases: dict[str, str]) -> str:
+    """Replace the local names behind FROM by exactly the images that the key was computed from."""
+
+    def pinned(match: re.Match[str]) -> str:
+        name = match[2]
+        if name not in bases:
+            raise BuildError(f"FROM {LOCAL}/{name}: the catalog entry does not name '{name}' under `uses`")
+        return f"{match[1]}{bases[name]}"
+
+    return re.sub(rf"^(FROM\s+|COPY --from=){re.escape(LOCAL)}/([a-z0-9-]+)", pinned, containerfile, flags=re.M)
+
+
+def make_root_file_system(rootfs: RootFileSystem, suite: str, target: Path, runner: Runner) -> None:
+    """Install Debian packages into a tar file."""
+    if os.geteuid() != 0:
+        raise BuildError("images are built as root; run `sudo make artifacts`")
+    runner.run(
+        [
+            "mmdebstrap",
+            f"--variant={rootfs.variant}",
+            "--mode=root",
+            '--aptopt=Acquire::Languages "none"',
+            '--aptopt=APT::Install-Recommends "false"',
+            *(f"--dpkgopt={option}" for option in _DPKG),
+            f"--include={','.join(rootfs.packages)}",
+            suite,
+            str(target),
+            *machine.debian_sources(suite),
+        ],
+        env={**os.environ, "SOURCE_DATE_EPOCH": str(EPOCH)},
+    )
+
+
+def _image(recipe: Image, job: Job, podman: Podman, reference: str) -> Artifact:
+    tag = recipe.tag.format(version=job.version, key=job.key[:8])
+    repository = recipe.repository or f"labcluster/{recipe.name}"
+    layout = job.work / "layout"
+    podman.run("push", "--quiet", reference, f"oci:{layout}:{tag}")
+    index = json.loads((layout / "index.json").read_text())
+    target = job.work / "result" / "images" / f"{recipe.name}.tar"
+    target.parent.mkdir(parents=True)
+    with tarfile.open(target, "w") as archive:
+        _add_tree(archive, layout)
+    return Artifact(
+        name=recipe.name,
+        kind="image",
+        version=job.version,
+        file=str(target.relative_to(job.work / "result")),
+        sha256=sha256_of(target),
+        size=target.stat().st_size,
+        licence=recipe.licence,
+        source=recipe.source,
+        key=job.key,
+        build=_how(recipe, job),
+        digest=index["manifests"][0]["digest"],
+        reference=reference if recipe.local else f"{repository}:{tag}",
+        bootstrap=recipe.bootstrap,
+    )
+
+
+def _archive(recipe: Archive, job: Job, podman: Podman, reference: str) -> Artifact:
+    target = job.work / "result" / "archives" / f"{recipe.name}.tar.gz"
+    target.parent.mkdir(parents=True)
+    root = Path(podman.output("image", "mount", reference))
+    try:
+        with (
+            target.open("wb") as raw,
+            gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=EPOCH) as packed,
+            tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive,
+        ):
+            names = _add_tree(archive, root)
+    finally:
+        podman.output("image", "umount", reference)
+    return Artifact(
+        name=recipe.name,
+        kind="archive",
+        version=job.version,
+        file=str(target.relative_to(job.work / "result")),
+        sha256=sha256_of(target),
+        size=target.stat().st_size,
+        licence=recipe.licence,
+        source=recipe.source,
+        key=job.key,
+        build=_how(recipe, job),
+        files=names if len(names) <= 50 else [],
+    )
+
+
+def _how(recipe: Image | Archive, job: Job) -> dict[str, object]:
+    how: dict[str, object] = {"suite": job.suite, "containerfile": f"images/{job.folder.name}/Containerfile"}
+    if recipe.uses:
+        how["uses"] = list(recipe.uses)
+    if isinstance(recipe, Image) and recipe.rootfs:
+        how["packages"] = list(recipe.rootfs.packages)
+    return how
+
+
+def _add_tree(archive: tarfile.TarFile, root: Path) -> list[str]:
+    """Add everything below a folder in a fixed order with fixed times and root as owner; return the files."""
+    names = []
+    for path in sorted(root.rglob("*")):
+        name = str(path.relative_to(root))
+        entry = archive.gettarinfo(path, name)
+        entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = EPOCH, 0, 0, "root", "root"
+        if entry.isreg():
+            entry.type, entry.linkname = tarfile.REGTYPE, ""
+            with path.open("rb") as stream:
+                archive.addfile(entry, stream)
+        else:
+            archive.addfile(entry)
+        if not path.is_dir() or path.is_symlink():
+            names.append(name)
+    return names
+
+
+def restore(podman: Podman, archive: Path, name: str, key: str) -> str:
+    """Have an image that others are built from, or that podman runs, in podman's storage; return its reference."""
+    reference = f"{LOCAL}/{name}:{short(key)}"
+    if not podman.has(reference):
+        loaded = podman.output("pull", "--quiet", f"oci-archive:{archive}").splitlines()[-1]
+        podman.run("tag", loaded, reference)
+    return reference
+
+
+def forget(podman: Podman, name: str, key: str, *, keep_current: bool) -> None:
+    """Remove the images of earlier keys from podman's storage, and the current one where the store is enough."""
+    listed = podman.output("images", "--format", "{{.Repository}}:{{.Tag}}", f"{LOCAL}/{name}").splitlines()
+    for reference in listed:
+        if not (keep_current and reference.endswith(f":{short(key)}")):
+            try:
+                podman.output("rmi", reference)
+            except BuildError:
+                continue  # a container still uses it: it goes the next time

@@ -1,0 +1,204 @@
+"""The command line: decides what must be built, in which order, and reports."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from builder import containers, programs
+from builder.catalog import Archive, Catalog, Image, Programs, load, used_id
+from builder.errors import BuildError
+from builder.keys import Keys
+from builder.progress import Progress, Runner
+from builder.store import Artifact, Cache, Store, locked
+
+ROOT = Path(__file__).resolve().parents[2]
+AnyRecipe = Programs | Image | Archive
+
+
+@dataclass
+class Builder:
+    """Wires catalog, keys, cache and store; one method a verb."""
+
+    catalog: Catalog
+    root: Path
+    cache: Cache
+    store: Store
+    progress: Progress
+    thorough: bool = False
+    keys: Keys = field(init=False)
+    results: dict[str, list[Artifact]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.keys = Keys(self.catalog, self.root)
+
+    def state(self, recipe: AnyRecipe) -> str:
+        """current | cached | to build, without changing anything."""
+        found = self.cache.find(self.keys.key(recipe))
+        if not found:
+            return "to build"
+        return "current" if not self._delivered(recipe) or self.store.has(found) else "cached"
+
+    def make(self, recipe: AnyRecipe) -> bool:
+        """Have one recipe in the store; says whether anything had to be done."""
+        key = self.keys.key(recipe)
+        found = self.cache.find(key, thorough=self.thorough)
+        built = False
+        if found is None:
+            with locked(self.cache.root / "locks" / recipe.id.replace("/", "-")):
+                found = self.cache.find(key)
+                if found is None:
+                    with self.progress.step(recipe.id, "building"):
+                        found = self._build(recipe, key)
+                    built = True
+        self.results[recipe.id] = found
+        placed = self._delivered(recipe) and not self.store.has(found, thorough=self.thorough)
+        if placed:
+            self.store.publish(found, self.cache.folder(key))
+        if isinstance(recipe, Image) and recipe.local:
+            containers.restore(self._podman(recipe), self._file(recipe), recipe.name, key)
+        if not built:
+            self.progress.line(recipe.id, "put into the store" if placed else "up to date")
+        return built or placed
+
+    def _delivered(self, recipe: AnyRecipe) -> bool:
+        return not (isinstance(recipe, Image) and recipe.local == "base")
+
+    def _file(self, recipe: AnyRecipe) -> Path:
+        return self.cache.folder(self.keys.key(recipe)) / self.results[recipe.id][0].file
+
+    def _runner(self, recipe: AnyRecipe) -> Runner:
+        return Runner(self.cache.root / "log" / f"{recipe.id.replace('/', '-')}.log")
+
+    def _podman(self, recipe: AnyRecipe) -> containers.Podman:
+        return containers.Podman(self.root / "images" / "containers.conf", self._runner(recipe))
+
+    def _build(self, recipe: AnyRecipe, key: str) -> list[Artifact]:
+        version, folder = self.keys.version(recipe), self.keys.folder(recipe)
+        with self.cache.workspace(recipe.name) as work:
+            if isinstance(recipe, Programs):
+                made = programs.build(
+                    recipe, version=version, key=key, folder=folder, work=work, runner=self._runner(recipe)
+                )
+            else:
+                podman = self._podman(recipe)
+                job = containers.Job(
+                    version=version,
+                    key=key,
+                    suite=self.catalog.suite,
+                    folder=folder,
+                    inputs={path: self.root / path for path in recipe.inputs},
+                    programs=[self._program(use) for use in recipe.uses if "/" in use],
+                    bases={use: self._base(use, podman) for use in recipe.uses if "/" not in use},
+                    work=work,
+                )
+                made = containers.build(recipe, job, podman)
+                containers.forget(podman, recipe.name, key, keep_current=isinstance(recipe, Image))
+            self.cache.add(key, work / "result", made)
+        return made
+
+    def _program(self, use: str) -> Path:
+        recipe = self.catalog.get(used_id(use))
+        found = [item for item in self.results[recipe.id] if item.name == use.split("/")[1]]
+        return self.cache.folder(self.keys.key(recipe)) / found[0].file
+
+    def _base(self, use: str, podman: containers.Podman) -> str:
+        recipe = self.catalog.get(use)
+        return containers.restore(podman, self._file(recipe), recipe.name, self.keys.key(recipe))
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="images/build.py",
+        description="Build programs, images and archives of images/catalog.yml into the artifact store. "
+        "What has not changed is not built again.",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these and what they need (default: all)")
+    parser.add_argument("--store", type=Path, default=ROOT / "build" / "store", help="default: build/store")
+    parser.add_argument("--list", action="store_true", help="say what there is and its state; build nothing")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be built; build nothing")
+    parser.add_argument("--verify", action="store_true", help="compare every file of the store with its sha256")
+    parser.add_argument("--prune", action="store_true", help="also forget results that no entry needs any more")
+    parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the tool; the exit status is 0, 1 (a build failed or a file is damaged), 2 (usage) or 130."""
+    options = _arguments().parse_args(argv)
+    try:
+        return _run(options)
+    except BuildError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted: what was finished is in the store, the rest was removed", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    cache = Path(os.environ.get("LABCLUSTER_CACHE") or Path.home() / ".cache" / "labcluster")
+    catalog = load(ROOT / "images" / "catalog.yml")
+    store = Store(options.store.resolve())
+    if options.verify:
+        return _verify(store, as_json=options.json)
+    recipes = catalog.ordered(options.names)
+    progress = Progress(len(recipes), quiet=options.json)
+    builder = Builder(catalog, ROOT, Cache(cache), store, progress)
+    if options.list or options.dry_run:
+        return _list(builder, recipes, options)
+    changed = [recipe.id for recipe in recipes if builder.make(recipe)]
+    if not options.names:
+        wanted = {
+            (item.kind, item.name)
+            for recipe in recipes
+            if builder._delivered(recipe)
+            for item in builder.results[recipe.id]
+        }
+        changed += [item.name for item in store.retain(wanted)]
+    if options.prune:
+        builder.cache.prune({builder.keys.key(recipe) for recipe in catalog.recipes})
+    if options.json:
+        print(json.dumps({"changed": changed, "manifest": str(store.root / "manifest.json")}))
+    elif not changed:
+        print("nothing to do", file=sys.stderr)
+    return 0
+
+
+def _verify(store: Store, *, as_json: bool) -> int:
+    artifacts = store.artifacts()
+    if not artifacts:
+        raise BuildError(f"store: {store.root} is empty; run `make artifacts`")
+    faults = store.faults(thorough=True)
+    if as_json:
+        bad = [{"file": item.file, "fault": words} for item, words in faults]
+        print(json.dumps({"artifacts": len(artifacts), "faults": bad}))
+    else:
+        for item, words in faults:
+            print(f"error: store: {item.file} {words}; run `make artifacts` to repair it", file=sys.stderr)
+        if not faults:
+            print(f"{len(artifacts)} artifacts are sound")
+    return 1 if faults else 0
+
+
+def _list(builder: Builder, recipes: list[AnyRecipe], options: argparse.Namespace) -> int:
+    rows = []
+    for recipe in recipes:
+        try:
+            state, version = builder.state(recipe), builder.keys.version(recipe)
+        except (BuildError, OSError) as error:
+            state, version = f"cannot be built: {error}", "?"
+        if options.list or state != "current":
+            rows.append({"name": recipe.id, "kind": recipe.kind, "version": version, "state": state})
+    if options.json:
+        print(json.dumps(rows))
+    else:
+        for row in rows:
+            print(f"{row['name']:<30} {row['kind']:<9} {row['version']:<14} {row['state']}")
+        if not rows:
+            print("nothing to do")
+    return 0
