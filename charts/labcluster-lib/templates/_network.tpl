@@ -20,7 +20,7 @@ spec:
   ingress:
     {{- range .ingress }}
     - from:
-        {{- include "labcluster-lib.peers" . | nindent 8 }}
+        {{- include "labcluster-lib.peers" . | trim | nindent 8 }}
       ports:
         {{- range .ports }}
         - {port: {{ . }}, protocol: TCP}
@@ -42,7 +42,7 @@ spec:
     {{- end }}
     {{- range .egress }}
     - to:
-        {{- include "labcluster-lib.peers" . | nindent 8 }}
+        {{- include "labcluster-lib.peers" . | trim | nindent 8 }}
       ports:
         {{- range .ports }}
         - {port: {{ . }}, protocol: TCP}
@@ -54,7 +54,7 @@ spec:
 
 {{/* The peers of one rule: networks and charts of this namespace. */}}
 {{- define "labcluster-lib.peers" -}}
-{{- if not (or .cidrs .apps) }}{{ fail "a NetworkPolicy rule without cidrs and apps would admit everyone" }}{{ end -}}
+{{- if not (or .cidrs .apps) }}{{ fail "a NetworkPolicy rule without cidrs and apps would admit everyone" }}{{ end }}
 {{- range .cidrs }}
 - ipBlock:
     cidr: {{ . }}
