@@ -58,8 +58,11 @@ check_registries() {
   fi
 }
 
-missing_packages() { dpkg-query -W -f '${Package} ${db:Status-Status}\n' "${PACKAGES[@]}" 2>/dev/null |
-  awk '$2 == "installed" {print $1}' | sort -u | comm -13 - <(printf '%s\n' "${PACKAGES[@]}" | sort -u); }
+# dpkg-query fails where it does not know a package: that one is missing too.
+missing_packages() {
+  { dpkg-query -W -f '${Package} ${db:Status-Status}\n' "${PACKAGES[@]}" 2>/dev/null || true; } |
+    awk '$2 == "installed" {print $1}' | sort -u | comm -13 - <(printf '%s\n' "${PACKAGES[@]}" | sort -u)
+}
 environment_digest() { cat requirements/dev.txt pyproject.toml | sha256sum | cut -d' ' -f1; }
 environment_is_current() { [ "$(cat .venv/labcluster.digest 2>/dev/null)" = "$(environment_digest)" ]; }
 
