@@ -1,0 +1,120 @@
+"""The private registry, with its answers kept for a short time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import httpx
+
+from labcluster.errors import UnreachableError
+from labcluster.models.settings import RegistrySettings
+
+T = TypeVar("T")
+
+_MANIFESTS = ", ".join(
+    (
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    )
+)
+_FOUND_SECONDS = 30.0
+_ABSENT_SECONDS = 3.0
+_MAX_ENTRIES = 10_000
+
+
+class HttpRegistry:
+    """A registry that speaks the distribution protocol, with basic authentication."""
+
+    def __init__(
+        self,
+        settings: RegistrySettings,
+        *,
+        client: httpx.Client | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._host = settings.host
+        if client is None:
+            username = settings.username_file.read_text().strip()
+            password = settings.password_file.read_text().strip()
+            client = httpx.Client(
+                auth=(username, password),
+                verify=_context(settings),
+                timeout=httpx.Timeout(5.0, connect=2.0),
+                limits=httpx.Limits(max_keepalive_connections=8, keepalive_expiry=120.0),
+                trust_env=False,
+            )
+        self._client = client
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kept: dict[tuple[str, ...], tuple[float, Any]] = {}
+
+    @property
+    def host(self) -> str:
+        """host:port as it stands in image references."""
+        return self._host
+
+    def digest(self, repository: str, tag: str) -> str | None:
+        """The digest behind a tag or a digest; None if there is none."""
+
+        def ask() -> str | None:
+            answer = self._ask("HEAD", f"/v2/{repository}/manifests/{tag}", {"Accept": _MANIFESTS})
+            return answer.headers.get("Docker-Content-Digest") if answer is not None else None
+
+        return self._cached(("digest", repository, tag), ask)
+
+    def tags(self, repository: str) -> list[str]:
+        """Tags of a repository, empty for an unknown one."""
+        return self._cached(
+            ("tags", repository), lambda: self._pages(f"/v2/{repository}/tags/list?n=1000", "tags")
+        )
+
+    def repositories(self) -> list[str]:
+        """Names of all repositories."""
+        return self._cached(("catalog",), lambda: self._pages("/v2/_catalog?n=1000", "repositories"))
+
+    def _cached(self, key: tuple[str, ...], ask: Callable[[], T]) -> T:
+        now = self._clock()
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is not None and kept[0] > now:
+                return cast(T, kept[1])
+        answer = ask()
+        with self._lock:
+            if len(self._kept) >= _MAX_ENTRIES:
+                self._kept.clear()
+            self._kept[key] = (now + (_FOUND_SECONDS if answer else _ABSENT_SECONDS), answer)
+        return answer
+
+    def _pages(self, path: str, field: str) -> list[str]:
+        names: list[str] = []
+        while True:
+            answer = self._ask("GET", path, {})
+            if answer is None:
+                return names
+            names += answer.json().get(field) or []
+            following = answer.links.get("next", {}).get("url")
+            if not following:
+                return names
+            path = httpx.URL(following).raw_path.decode()
+
+    def _ask(self, method: str, path: str, headers: dict[str, str]) -> httpx.Response | None:
+        try:
+            answer = self._client.request(method, f"https://{self._host}{path}", headers=headers)
+        except httpx.HTTPError as error:
+            raise UnreachableError(f"the registry {self._host} does not answer: {error}") from error
+        if answer.status_code == 404:
+            return None
+        if answer.is_error:
+            raise UnreachableError(f"the registry {self._host} answers with HTTP {answer.status_code}")
+        return answer
+
+
+def _context(settings: RegistrySettings) -> Any:
+    import ssl
+
+    return ssl.create_default_context(cafile=str(settings.ca_file))

@@ -1,0 +1,22 @@
+"""Who asks the portal for something."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Credential:
+    """What munged says about a credential that it found good and had not seen before."""
+
+    uid: int
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The user behind a request."""
+
+    user: str
+    uid: int
+    admin: bool = False

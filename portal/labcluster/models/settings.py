@@ -1,0 +1,92 @@
+"""What the portal and the controller are told by their chart: one JSON file, checked when they start."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+DEFAULT_PATH = Path("/etc/labcluster/portal.json")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Admin(_Section):
+    """A site administrator: a local user of the nodes, not in LDAP."""
+
+    name: str
+    uid: int
+
+
+class DatabaseSettings(_Section):
+    """Where the run table is."""
+
+    host: str
+    port: int = 5432
+    name: str = "portal"
+    user: str = "portal"
+    password_file: Path
+    ca_file: Path
+    pool_size: int = 10
+
+
+class RegistrySettings(_Section):
+    """The private registry, as images are named and as we reach it."""
+
+    host: str = Field(description="host:port as it stands in image references")
+    username_file: Path
+    password_file: Path
+    ca_file: Path
+
+
+class LdapSettings(_Section):
+    """The directory, for the administrators' endpoints and for names of people without a project."""
+
+    uri: str
+    base_dn: str
+    bind_dn: str
+    password_file: Path
+    ca_file: Path
+
+
+class JobSettings(_Section):
+    """What every run's Job is made with."""
+
+    runner_image: str = Field(description="the image with labrun, by digest")
+    grace_seconds: int = 30
+    ttl_seconds: int = 3600
+    image_wait_seconds: int = Field(600, description="how long a run may wait for its image to be pulled")
+
+
+class RunLimits(_Section):
+    """Bounds of a request that hold for every project."""
+
+    max_time_seconds: int = 30 * 24 * 3600
+    default_time_seconds: int | None = None
+    min_memory: str = "64Mi"
+
+
+class PortalSettings(_Section):
+    """The whole file."""
+
+    cluster_name: str
+    domain: str
+    database: DatabaseSettings
+    registry: RegistrySettings
+    ldap: LdapSettings | None = None
+    jobs: JobSettings
+    limits: RunLimits = RunLimits()
+    default_image: str
+    admins: tuple[Admin, ...] = ()
+    munge_socket: Path = Path("/run/munge/munge.socket")
+    public_page: bool = True
+    kubeconfig: Path | None = Field(None, description="only outside a cluster")
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> PortalSettings:
+        """From `path`, else from the file that LABCLUSTER_CONFIG names, else from the chart's place."""
+        file = path or Path(os.environ.get("LABCLUSTER_CONFIG", str(DEFAULT_PATH)))
+        return cls.model_validate_json(file.read_bytes())

@@ -1,0 +1,175 @@
+"""The run reconciler: makes what was accepted happen, and writes down what became of it.
+
+It looks at states and not at events: an event only says which run to look at first, and every run that is
+not final is looked at again every few seconds. So it may be killed at any point.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+
+from labcluster.errors import LabclusterError, NotFoundError, UnreachableError
+from labcluster.models.runs import RUN_ID, Run, RunChange, RunState
+from labcluster.models.settings import JobSettings
+from labcluster.services.jobs import job
+from labcluster.services.judging import condition, judge
+from labcluster.services.ports import ClusterView, JobApi, RunStore
+from labcluster.services.queue import QueueReport
+
+log = logging.getLogger(__name__)
+
+# The request that accepted a run makes its Job itself; we step in when it visibly did not.
+_LEAVE_TO_REQUEST = timedelta(seconds=5)
+# How long we look for Jobs of runs that were ended in the table only.
+_CLEAN_FOR = timedelta(minutes=15)
+
+
+class RunReconciler:
+    """Follows all active runs."""
+
+    def __init__(
+        self,
+        *,
+        store: RunStore,
+        view: ClusterView,
+        jobs: JobApi,
+        settings: JobSettings,
+        registry: str,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._store = store
+        self._view = view
+        self._jobs = jobs
+        self._settings = settings
+        self._registry = registry
+        self._clock = clock
+        self._dirty: set[str] = set()
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        view.subscribe(self.notice)
+
+    def notice(self, run_id: str) -> None:
+        """Something of this run changed: look at it at once."""
+        with self._lock:
+            self._dirty.add(run_id)
+        self._wake.set()
+
+    def run(self, stop: threading.Event, interval: float = 5.0) -> None:
+        """Follow until `stop` is set. Failures are logged and tried again, never raised."""
+        last_full = float("-inf")
+        while not stop.is_set():
+            try:
+                full = time.monotonic() - last_full >= interval
+                if full:
+                    last_full = time.monotonic()
+                    self._take_dirty()
+                    self.reconcile_once()
+                else:
+                    self._reconcile_some(self._take_dirty())
+            except UnreachableError as error:
+                log.warning("runs are not followed now: %s", error)
+                stop.wait(1.0)
+            except Exception:  # the loop must survive what nobody thought of
+                log.exception("following runs failed")
+                stop.wait(1.0)
+            # A short pause gathers the events that come together when a pod changes.
+            self._wake.wait(max(0.0, interval - (time.monotonic() - last_full)))
+            stop.wait(0.05)
+
+    def reconcile_once(self) -> None:
+        """Look at every active run, and at what lately ended ones left behind."""
+        active = self._store.active()
+        self._look_at(active, QueueReport(active, self._view))
+        for run in self._store.ended_since(self._clock() - _CLEAN_FOR):
+            self._remove_leftover(run)
+
+    def _take_dirty(self) -> set[str]:
+        with self._lock:
+            dirty, self._dirty = self._dirty, set()
+            self._wake.clear()
+        return dirty
+
+    def _reconcile_some(self, ids: Iterable[str]) -> None:
+        runs = []
+        for run_id in ids:
+            match = RUN_ID.fullmatch(run_id)
+            if match:
+                run = self._store.get(match["project"], int(match["number"]), int(match["trial"] or 0))
+                if run and not run.state.final:
+                    runs.append(run)
+        if runs:
+            self._look_at(runs, QueueReport(self._store.active(), self._view))
+
+    def _look_at(self, runs: Iterable[Run], report: QueueReport) -> None:
+        for run in runs:
+            try:
+                self._follow(run, report)
+            except UnreachableError:
+                raise
+            except Exception:  # one odd run must not keep the others from being followed
+                log.exception("run %s cannot be followed", run.id)
+
+    def _follow(self, run: Run, report: QueueReport) -> None:
+        found = self._view.job(run)
+        if found is None:
+            self._without_job(run)
+            return
+        if found["metadata"].get("deletionTimestamp"):
+            return
+        if run.job_uid is None:
+            self._store.set_job(run, found["metadata"]["uid"])
+        verdict = judge(run, found, self._view.pod(run), self._clock(), self._settings.image_wait_seconds)
+        change = verdict.change
+        if change.state is RunState.QUEUED:
+            change = change.model_copy(update={"reason": report.why(run)})
+        if change != RunChange.of(run):
+            self._store.change(run, change)
+        if verdict.remove_job:
+            self._remove(run)
+
+    def _without_job(self, run: Run) -> None:
+        if self._clock() - run.submitted_at < _LEAVE_TO_REQUEST or not self._view.fresh():
+            return
+        if self._jobs.exists(run.namespace, run.job_name):
+            return  # our copy is behind
+        if run.job_uid is not None:
+            reason = "its Job was removed from the cluster, not by labctl, before its end was seen"
+            self._end(run, RunState.LOST, reason)
+            return
+        try:
+            uid = self._jobs.create(job(run, self._settings, self._registry), run.user)
+        except UnreachableError as error:
+            self._say(run, f"accepted, the queue does not answer now: {error.detail}")
+        except NotFoundError:
+            self._end(run, RunState.FAILED, f"project {run.project} is gone")
+        except LabclusterError as error:
+            self._end(run, RunState.FAILED, f"the cluster refused it: {error.detail}")
+        else:
+            log.info("made the missing Job of run %s", run.id)
+            self._store.set_job(run, uid)
+
+    def _say(self, run: Run, reason: str) -> None:
+        if run.reason != reason:
+            self._store.change(run, RunChange.of(run).model_copy(update={"reason": reason}))
+
+    def _end(self, run: Run, state: RunState, reason: str) -> None:
+        update = {"state": state, "reason": reason, "finished_at": self._clock()}
+        self._store.change(run, RunChange.of(run).model_copy(update=update))
+
+    def _remove_leftover(self, run: Run) -> None:
+        """A run that was ended in the table, but whose Job would go on."""
+        found = self._view.job(run)
+        if found is None or found["metadata"].get("deletionTimestamp"):
+            return
+        if condition(found, "Complete") is None and condition(found, "Failed") is None:
+            self._remove(run)
+
+    def _remove(self, run: Run) -> None:
+        try:
+            self._jobs.delete(run.namespace, run.job_name, run.user)
+        except LabclusterError as error:
+            log.warning("the Job of ended run %s cannot be removed yet: %s", run.id, error)

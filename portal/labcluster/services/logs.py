@@ -1,0 +1,128 @@
+"""The output of a run as a stream that waits for its start and survives a lost connection."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+from labcluster.errors import ConflictError, LabclusterError, NotFoundError, UnreachableError
+from labcluster.models.runs import Run, RunState
+from labcluster.services.jobs import CONTAINER
+from labcluster.services.ports import ClusterView, KubeObject, LogApi, LogStream, RunStore
+
+_POLL = 0.1
+# How long after the end of a stream the news of the container's end may take to arrive.
+_END_GRACE = 3.0
+_ASK_STORE_EVERY = 20
+
+
+class LogTail:
+    """The log of one run for one reader."""
+
+    def __init__(
+        self, run: Run, store: RunStore, view: ClusterView, logs: LogApi, user: str | None, follow: bool
+    ) -> None:
+        self._run = run
+        self._store = store
+        self._view = view
+        self._logs = logs
+        self._user = user
+        self._follow = follow
+        self._closed = threading.Event()
+        self._stream: LogStream | None = None
+
+    def check(self) -> None:
+        """Raise what must be said before the first byte is sent."""
+        run, pod = self._run, self._view.pod(self._run)
+        if run.state.final and (pod is None or not _started(pod)):
+            if run.started_at is None:
+                raise ConflictError(f"run {run.id} has no log: it never started ({run.reason or run.state})")
+            raise NotFoundError(
+                f"the pod of run {run.id} is gone; its log is kept in {run.directory}/stdout.log"
+            )
+        if not self._follow and (pod is None or not _started(pod)):
+            raise ConflictError(f"run {run.id} has no log yet, it is {run.state}: {run.reason or 'starting'}")
+
+    def close(self) -> None:
+        """Stop; wakes a thread that waits for the next line."""
+        self._closed.set()
+        stream = self._stream
+        if stream is not None:
+            stream.close()
+
+    def __iter__(self) -> Iterator[bytes]:
+        pod = self._wait_for_start()
+        last = ""
+        while pod is not None and not self._closed.is_set():
+            try:
+                yield from (line for last, line in self._lines(pod, last))
+            except UnreachableError:
+                if not self._follow:
+                    raise
+            if not self._follow or self._ended(pod):
+                return
+            pod = self._view.pod(self._run)
+
+    def _lines(self, pod: KubeObject, last: str) -> Iterator[tuple[str, bytes]]:
+        """Lines after `last` with their times; a reopened stream begins with some that were sent."""
+        name, sent = pod["metadata"]["name"], last
+        stream = self._logs.open(
+            self._run.namespace, name, user=self._user, follow=self._follow, since=sent or None
+        )
+        self._stream = stream
+        try:
+            for line in stream:
+                stamp, _, text = line.partition(b" ")
+                time = stamp.decode("ascii", "replace")
+                if time > sent or not sent:
+                    yield time, text
+        finally:
+            self._stream = None
+            stream.close()
+
+    def _wait_for_start(self) -> KubeObject | None:
+        turn = 0
+        while not self._closed.is_set():
+            pod = self._view.pod(self._run)
+            if pod is not None and _started(pod):
+                return pod
+            if turn % _ASK_STORE_EVERY == 0 and turn:
+                run = self._store.get(self._run.project, self._run.number, self._run.trial)
+                if run is None or run.state.final:
+                    return None
+            turn += 1
+            self._closed.wait(_POLL)
+        return None
+
+    def _ended(self, pod: KubeObject) -> bool:
+        """Whether the stream ended because the container did, and not the connection."""
+        name = pod["metadata"]["name"]
+        for turn in range(int(_END_GRACE / _POLL)):
+            now = self._view.pod(self._run)
+            if now is None or now["metadata"]["name"] != name or _terminated(now):
+                return True
+            if turn % _ASK_STORE_EVERY == 0:
+                try:
+                    run = self._store.get(self._run.project, self._run.number, self._run.trial)
+                except LabclusterError:
+                    run = self._run
+                if run is None or run.state in (RunState.CANCELLED, RunState.SUCCEEDED):
+                    return True
+            if self._closed.wait(_POLL):
+                return True
+        return False
+
+
+def _state(pod: KubeObject) -> KubeObject:
+    for status in pod.get("status", {}).get("containerStatuses") or []:
+        if status["name"] == CONTAINER:
+            return dict(status.get("state") or {})
+    return {}
+
+
+def _started(pod: KubeObject) -> bool:
+    return bool(_state(pod).keys() & {"running", "terminated"})
+
+
+def _terminated(pod: KubeObject) -> bool:
+    return "terminated" in _state(pod)

@@ -1,0 +1,132 @@
+"""What the services need from the outside; adapters provide it, tests replace it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from labcluster.models.runs import Member, NewRun, ProjectShare, Run, RunChange, RunFilter
+
+KubeObject = Mapping[str, Any]
+
+
+class RunStore(Protocol):
+    """The run table. Every method is one transaction; UnreachableError when the database is away."""
+
+    def add(self, run: NewRun, key: str, fingerprint: str) -> tuple[Run, bool]:
+        """Commit a new run under the project's next number, or give the run of that user and key.
+
+        The flag says whether it is new. ConflictError when the key was used for another request."""
+
+    def by_key(self, user: str, key: str, fingerprint: str) -> Run | None:
+        """The run that an earlier request with this key made."""
+
+    def get(self, project: str, number: int, trial: int) -> Run | None:
+        """One run."""
+
+    def find(self, query: RunFilter) -> Sequence[Run]:
+        """Runs, newest first."""
+
+    def active(self) -> Sequence[Run]:
+        """All runs that are not final, oldest first."""
+
+    def ended_since(self, moment: datetime) -> Sequence[Run]:
+        """Runs that became final after `moment`."""
+
+    def change(self, run: Run, change: RunChange) -> bool:
+        """Write what happened to an active run; false (and nothing written) if it was final already."""
+
+    def set_job(self, run: Run, job_uid: str) -> None:
+        """Note that the run's Job was made."""
+
+    def discard(self, run: Run) -> None:
+        """Forget a run whose Job was refused before anybody heard of it."""
+
+    def ping(self) -> None:
+        """Raise UnreachableError unless the database answers."""
+
+
+class JobApi(Protocol):
+    """Jobs, made and removed under the name of the user whose run they are."""
+
+    def create(self, job: KubeObject, user: str) -> str:
+        """Make the Job (one of that name counts as made) and give its uid."""
+
+    def delete(self, namespace: str, name: str, user: str) -> None:
+        """Remove the Job and its pods; an absent Job counts as removed."""
+
+    def exists(self, namespace: str, name: str) -> bool:
+        """Ask the apiserver, past every cache."""
+
+
+class LogStream(Protocol):
+    """Log lines that arrive."""
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    def close(self) -> None:
+        """Stop; may be called from another thread while one waits for the next line."""
+
+
+class LogApi(Protocol):
+    """Logs of pods, read under the name of the user who asks."""
+
+    def open(
+        self, namespace: str, pod: str, *, user: str | None, follow: bool, since: str | None = None
+    ) -> LogStream:
+        """The log of the run's main container, each line with its time before it."""
+
+
+class ClusterView(Protocol):
+    """The cluster as the watches last saw it: answers at once, never asks the apiserver."""
+
+    def memberships(self, user: str) -> Mapping[str, Member]:
+        """The projects of a user, by name."""
+
+    def user_by_uid(self, uid: int) -> str | None:
+        """The member with this uid."""
+
+    def project(self, name: str) -> ProjectShare | None:
+        """One project."""
+
+    def projects(self) -> Sequence[ProjectShare]:
+        """All projects."""
+
+    def nodes(self) -> Sequence[KubeObject]:
+        """All nodes."""
+
+    def pods(self) -> Sequence[KubeObject]:
+        """All pods that are bound to a node or belong to a run."""
+
+    def job(self, run: Run) -> KubeObject | None:
+        """The run's Job."""
+
+    def pod(self, run: Run) -> KubeObject | None:
+        """The run's newest pod."""
+
+    def workload(self, run: Run) -> KubeObject | None:
+        """What Kueue made of the run's Job."""
+
+    def fresh(self) -> bool:
+        """Whether every watch has had its first list and is open."""
+
+    def subscribe(self, listener: Callable[[str], None]) -> None:
+        """Call `listener(run id)` whenever something of a run changes."""
+
+
+class ImageRegistry(Protocol):
+    """The private registry."""
+
+    @property
+    def host(self) -> str:
+        """host:port as it stands in image references."""
+
+    def digest(self, repository: str, tag: str) -> str | None:
+        """The digest behind a tag or a digest; None if there is none."""
+
+    def tags(self, repository: str) -> Sequence[str]:
+        """Tags of a repository, empty for an unknown one."""
+
+    def repositories(self) -> Sequence[str]:
+        """Names of all repositories."""

@@ -1,0 +1,181 @@
+"""Everything that is checked about a submit before anything is written or made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from labcluster.errors import ConflictError, NotAllowedError, NotFoundError, UsageError
+from labcluster.models import quantities
+from labcluster.models.runs import Member, NewRun, ProjectShare, RunRequest
+from labcluster.models.settings import RunLimits
+from labcluster.services import images
+from labcluster.services.nodes import capacity
+from labcluster.services.ports import ClusterView, ImageRegistry
+
+# Everybody is in it, so that it never decides which project somebody means.
+EVERYBODY = "shared"
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_RESERVED_ENV = ("LABCLUSTER_", "NVIDIA_VISIBLE_DEVICES", "KUBERNETES_")
+_MAX_TEXT = 128 * 1024
+
+
+def fingerprint(request: RunRequest) -> str:
+    """What tells two requests under one idempotency key apart."""
+    body = json.dumps(request.model_dump(exclude={"idempotency_key"}), sort_keys=True)
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+def check(
+    request: RunRequest,
+    user: str,
+    view: ClusterView,
+    registry: ImageRegistry,
+    *,
+    default_image: str,
+    limits: RunLimits,
+) -> NewRun:
+    """The request with every name resolved, or the error that says what is wrong with it."""
+    memberships = view.memberships(user)
+    command = _command(request.command)
+    project = choose_project(request.project, user, memberships, view)
+    member = memberships[project.name]
+    name = _name(request.name, command)
+    workdir = _workdir(request.workdir, user, memberships)
+    env = _env(request.env)
+    _resources(request, project, view, limits)
+    reference, digest = images.resolve(registry, request.image or default_image, project.name, default_image)
+    return NewRun(
+        project=project.name,
+        name=name,
+        user=user,
+        uid=member.uid,
+        gid=member.gid,
+        image=reference,
+        image_digest=digest,
+        command=command,
+        workdir=workdir,
+        gpus=request.gpus,
+        cpus=request.cpus,
+        memory=request.memory,
+        time_seconds=request.time_seconds or limits.default_time_seconds,
+        env=env,
+    )
+
+
+def choose_project(
+    wanted: str | None, user: str, memberships: Mapping[str, Member], view: ClusterView
+) -> ProjectShare:
+    """The project that a submit goes to."""
+    mine = sorted(memberships)
+    if not mine:
+        raise NotAllowedError(f"{user} is in no project: ask your administrator to add you to one")
+    if wanted is None:
+        candidates = [name for name in mine if name != EVERYBODY] or mine
+        if len(candidates) > 1:
+            raise UsageError(f"which project? you are in {', '.join(mine)}: add --project NAME")
+        wanted = candidates[0]
+    share = view.project(wanted)
+    if wanted not in memberships:
+        if share is None:
+            raise NotFoundError(f"there is no project {wanted!r}; yours are {', '.join(mine)}")
+        raise NotAllowedError(f"{user} is no member of project {wanted}; yours are {', '.join(mine)}")
+    if share is None:
+        raise NotFoundError(f"project {wanted!r} is being removed")
+    return share
+
+
+def _command(command: Sequence[str]) -> tuple[str, ...]:
+    if not command or not command[0].strip():
+        raise UsageError("no command given: put it after --, as in labctl submit -- python train.py")
+    if any("\0" in word for word in command):
+        raise UsageError("the command has a NUL character in it")
+    if sum(map(len, command)) > _MAX_TEXT:
+        raise UsageError(f"the command is longer than {_MAX_TEXT // 1024} KiB: put it into a script")
+    return tuple(command)
+
+
+def _name(name: str | None, command: Sequence[str]) -> str:
+    if name is None:
+        script = next((word for word in command if word.endswith((".py", ".sh"))), command[0])
+        stem = posixpath.basename(script.split()[0]).rsplit(".", 1)[0]
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._")[:40] or "run"
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"name {name!r}: use at most 63 letters, digits, '.', '_', '-', a letter or digit first"
+        )
+    return name
+
+
+def _workdir(workdir: str, user: str, memberships: Mapping[str, Member]) -> str:
+    """Only what a pod can see and this user may use; that it exists is seen when the run starts."""
+    path = posixpath.normpath(workdir)
+    if not workdir.startswith("/") or "\0" in workdir:
+        raise UsageError(f"working directory {workdir!r}: give an absolute path under /lab")
+    path = "/" + path.lstrip("/")
+    visible = [f"/lab/home/{user}", f"/lab/scratch/{user}", "/lab/datasets"]
+    visible += [f"/lab/projects/{project}" for project in sorted(memberships)]
+    if any(path == place or path.startswith(place + "/") for place in visible):
+        return path
+    if path != "/lab" and not path.startswith("/lab/"):
+        raise UsageError(
+            f"working directory {path} is not on the shared tree, so that a run cannot see it:"
+            f" go to /lab/home/{user} or to your project's place under /lab/projects"
+        )
+    raise UsageError(f"working directory {path} is not one of yours: go under {', '.join(visible)}")
+
+
+def _env(env: Mapping[str, str]) -> dict[str, str]:
+    for key, value in env.items():
+        if not _ENV_NAME.fullmatch(key):
+            raise UsageError(f"--env {key!r}: a name has only letters, digits and '_', and no digit first")
+        if key.startswith(_RESERVED_ENV):
+            raise UsageError(f"--env {key}: this name is set by the cluster")
+        if "\0" in value:
+            raise UsageError(f"--env {key}: its value has a NUL character in it")
+    if sum(len(key) + len(value) for key, value in env.items()) > _MAX_TEXT:
+        raise UsageError(f"the environment is larger than {_MAX_TEXT // 1024} KiB: put it into a file")
+    return dict(env)
+
+
+def _resources(request: RunRequest, project: ProjectShare, view: ClusterView, limits: RunLimits) -> None:
+    """That some node could ever run it, and that the project's maximum allows it."""
+    try:
+        memory = quantities.parse(request.memory)
+    except ValueError:
+        raise UsageError(f"--memory {request.memory!r}: write it as 512Mi, 4Gi or 64G") from None
+    if memory < quantities.parse(limits.min_memory):
+        raise UsageError(
+            f"--memory {request.memory}: at least {limits.min_memory} are needed to start anything"
+        )
+    if request.cpus < 0.1:
+        raise UsageError(f"--cpus {request.cpus:g}: at least 0.1 is needed")
+    if request.time_seconds and request.time_seconds > limits.max_time_seconds:
+        days = limits.max_time_seconds / 86400
+        raise UsageError(f"--time {request.time_seconds} s: at most {days:g} days are allowed")
+    nodes = [capacity(node) for node in view.nodes()]
+    _fits("gpus", request.gpus, [n.gpus for n in nodes], "{:g}")
+    if request.gpus > project.max_gpus:
+        raise ConflictError(
+            f"--gpus {request.gpus}: project {project.name} may use at most {project.max_gpus} at a time"
+        )
+    suited = [node for node in nodes if node.gpus >= request.gpus]
+    beside = f" on a node with {request.gpus} GPUs" if request.gpus else ""
+    _fits("cpus", request.cpus, [n.cpus for n in suited], "{:g}", beside)
+    _fits("memory", memory, [n.memory for n in suited], quantities.show_bytes, beside)
+
+
+def _fits(option: str, wanted: float, offers: Sequence[float], show: Any, beside: str = "") -> None:
+    form = show.format if isinstance(show, str) else show
+    largest = max(offers, default=0)
+    if wanted <= largest:
+        return
+    total = f" ({form(sum(offers))} in the whole cluster)" if option == "gpus" and offers else ""
+    has = f"the largest node has {form(largest)}{total}" if offers else "there is no node to run on now"
+    raise ConflictError(f"--{option} {form(wanted)} is more than there is{beside}: {has}")
