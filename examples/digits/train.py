@@ -25,12 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 
-# Before matplotlib is imported: it wants a folder that it may write, and a pod's HOME may be read-only.
-SCRATCH = tempfile.TemporaryDirectory(prefix="matplotlib-")
-os.environ.setdefault("MPLCONFIGDIR", SCRATCH.name)
-
 import joblib
-import matplotlib
 import numpy as np
 import sklearn
 from sklearn.datasets import load_digits
@@ -39,9 +34,6 @@ from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-
-matplotlib.use("Agg")  # no display in a pod
-from matplotlib import pyplot
 
 CLASSES = np.arange(10)
 
@@ -88,11 +80,19 @@ class MetricsFile:
 
 def draw_confusion(path: Path, truth: np.ndarray, predicted: np.ndarray, accuracy: float) -> None:
     """The picture of which digit was taken for which."""
-    figure, axes = pyplot.subplots(figsize=(6, 5.4), layout="constrained")
-    ConfusionMatrixDisplay.from_predictions(truth, predicted, ax=axes, cmap="Blues", colorbar=False)
-    axes.set_title(f"handwritten digits, accuracy {accuracy:.3f}")
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    # Before matplotlib is imported: it wants a folder of its own, and HOME may not be there to write to.
+    with tempfile.TemporaryDirectory(prefix="matplotlib-") as scratch:
+        os.environ.setdefault("MPLCONFIGDIR", scratch)
+        import matplotlib
+
+        matplotlib.use("Agg")  # no display in a pod
+        from matplotlib import pyplot
+
+        figure, axes = pyplot.subplots(figsize=(6, 5.4), layout="constrained")
+        ConfusionMatrixDisplay.from_predictions(truth, predicted, ax=axes, cmap="Blues", colorbar=False)
+        axes.set_title(f"handwritten digits, accuracy {accuracy:.3f}")
+        figure.savefig(path, dpi=120)
+        pyplot.close(figure)
 
 
 def main() -> int:
@@ -104,9 +104,8 @@ def main() -> int:
         print(f"train.py: {options.output} cannot be made: {error.strerror}", file=sys.stderr)
         return 1
     print(f"python {platform.python_version()}, scikit-learn {sklearn.__version__}, on {platform.node()}")
-    print(
-        f"GPU devices: {' '.join(gpus()) or 'none'}  (asked for: {os.environ.get('NVIDIA_VISIBLE_DEVICES', '-')})"
-    )
+    visible = os.environ.get("NVIDIA_VISIBLE_DEVICES", "-")
+    print(f"GPU devices: {' '.join(gpus()) or 'none'}  (NVIDIA_VISIBLE_DEVICES: {visible})")
 
     digits = load_digits()
     train_x, test_x, train_y, test_y = train_test_split(
@@ -151,9 +150,7 @@ def main() -> int:
     (options.output / "metrics.json").write_text(json.dumps(summary, indent=2) + "\n")
     draw_confusion(options.output / "confusion-matrix.png", test_y, predicted, summary["accuracy"])
     joblib.dump(make_pipeline(scaler, network), options.output / "model.joblib")
-    print(
-        f"accuracy {summary['accuracy']:.4f} on {len(test_x)} digits it had not seen; results in {options.output}"
-    )
+    print(f"accuracy {summary['accuracy']:.4f} on {len(test_x)} new digits; results in {options.output}")
     return 0
 
 
