@@ -1,0 +1,80 @@
+"""`python -m labcluster.controller`: wires everything and runs until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from dataclasses import dataclass
+
+from labcluster.adapters.kube import KubeApi, KubeJobs
+from labcluster.adapters.ldap import LdapDirectory
+from labcluster.adapters.postgres import PostgresRuns, connect
+from labcluster.adapters.view import KubeView
+from labcluster.controller import health
+from labcluster.controller.caches import Caches
+from labcluster.controller.loop import Controller
+from labcluster.errors import UsageError
+from labcluster.models.settings import PortalSettings
+from labcluster.services.following import RunReconciler
+
+log = logging.getLogger("labcluster.controller")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What runs side by side in this process."""
+
+    controller: Controller
+    runs: RunReconciler
+    caches: Caches
+    view: KubeView
+
+
+def build(settings: PortalSettings) -> Parts:
+    """Everything, wired; nothing is started yet."""
+    if settings.ldap is None:
+        raise UsageError("the controller needs the section `ldap` in its settings")
+    api = KubeApi.load(settings.kubeconfig)
+    directory = LdapDirectory(
+        settings.ldap.uri,
+        settings.ldap.base_dn,
+        settings.ldap.bind_dn,
+        settings.ldap.password_file,
+        settings.ldap.ca_file,
+    )
+    wake = threading.Event()
+    caches = Caches(api, wake)
+    view = KubeView(api, follow_jobs=True)
+    runs = RunReconciler(
+        store=PostgresRuns(connect(settings.database)),
+        view=view,
+        jobs=KubeJobs(api),
+        settings=settings.jobs,
+        registry=settings.registry.host,
+    )
+    return Parts(Controller(api, directory, caches, wake), runs, caches, view)
+
+
+def main() -> None:
+    """Run until SIGTERM."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    parts = build(PortalSettings.load())
+    server = health.serve(
+        {"/healthz": lambda: parts.controller.alive, "/readyz": lambda: parts.controller.ready}
+    )
+    parts.view.start()
+    threading.Thread(target=parts.runs.run, args=(stop,), name="runs", daemon=True).start()
+    log.info("started")
+    parts.controller.run(stop)
+    parts.caches.stop()
+    parts.view.stop()
+    server.shutdown()
+    log.info("stopped")
+
+
+if __name__ == "__main__":
+    main()
