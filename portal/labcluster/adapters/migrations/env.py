@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from alembic import context
-
 from labcluster.adapters.postgres import METADATA
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA)

@@ -1,0 +1,132 @@
+"""REST for users: /api/v1."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+from fastapi import APIRouter, Depends, Query, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+
+from labcluster.errors import ConflictError
+from labcluster.models.runs import (
+    ImageList,
+    NodeList,
+    Problem,
+    Queue,
+    RunList,
+    RunRequest,
+    RunState,
+    RunView,
+    WhoAmI,
+)
+from labcluster.services.logs import LogTail
+from labcluster.web.problems import MEDIA_TYPE
+from labcluster.web.wiring import CallerOf, PortalOf, caller_of
+
+PROBLEMS: dict[int | str, dict[str, object]] = {
+    status: {"description": meaning, "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
+    for status, meaning in (
+        (400, "The request itself is wrong (code 2)"),
+        (401, "The caller is not proven (code 3)"),
+        (403, "The caller may not do this (code 3)"),
+        (404, "There is no such thing (code 4)"),
+        (409, "It clashes with what exists, or with a quota (code 5)"),
+        (503, "A part of the cluster does not answer; nothing was accepted (code 6)"),
+    )
+}
+
+router = APIRouter(prefix="/api/v1", responses=PROBLEMS)
+
+
+@router.post("/runs", status_code=201, responses={200: {"model": RunView, "description": "Accepted before"}})
+def submit_run(request: RunRequest, response: Response, caller: CallerOf, portal: PortalOf) -> RunView:
+    """Submit a run. The same idempotency key again gives the same run with status 200."""
+    run, created = portal.runs.submit(caller, request)
+    response.status_code = 201 if created else 200
+    response.headers["Location"] = f"/api/v1/runs/{run.id}"
+    return RunView.of(run)
+
+
+@router.get("/runs")
+def list_runs(
+    caller: CallerOf,
+    portal: PortalOf,
+    project: str | None = None,
+    user: str | None = None,
+    state: Annotated[list[RunState] | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 50,
+) -> RunList:
+    """Runs of the caller's projects, newest first."""
+    states = frozenset(state) if state else None
+    runs = portal.runs.find(caller, project=project, user=user, states=states, limit=limit)
+    return RunList(items=[RunView.of(run) for run in runs])
+
+
+@router.get("/runs/{run_id}")
+def get_run(run_id: str, caller: CallerOf, portal: PortalOf) -> RunView:
+    """One run."""
+    return RunView.of(portal.runs.get(caller, run_id))
+
+
+@router.post("/runs/{run_id}/cancel")
+def cancel_run(run_id: str, caller: CallerOf, portal: PortalOf) -> RunView:
+    """End a run; one that ended already stays as it is."""
+    return RunView.of(portal.runs.cancel(caller, run_id))
+
+
+@router.get("/runs/{run_id}/logs", response_class=StreamingResponse)
+async def get_logs(
+    run_id: str, caller: CallerOf, portal: PortalOf, follow: bool = False
+) -> StreamingResponse:
+    """The output of a run. With `follow` it waits for the start and stays until the end."""
+    if portal.log_readers.available_tokens < 1:
+        raise ConflictError(
+            "too many people follow logs now: read the file stdout.log in the run's directory"
+        )
+    tail = await run_in_threadpool(portal.runs.logs, caller, run_id, follow=follow)
+    return StreamingResponse(
+        _read(tail, portal.log_readers),
+        media_type="text/plain; charset=utf-8",
+        headers={"X-Accel-Buffering": "no", "Cache-Control": "no-store"},
+    )
+
+
+async def _read(tail: LogTail, readers: CapacityLimiter) -> AsyncIterator[bytes]:
+    """The lines of a blocking reader; when the client goes away the reader is woken and ended."""
+    lines: Iterator[bytes] = iter(tail)
+    try:
+        while True:
+            line = await anyio.to_thread.run_sync(next, lines, None, limiter=readers, abandon_on_cancel=True)
+            if line is None:
+                return
+            yield line
+    finally:
+        tail.close()
+
+
+@router.get("/queue", dependencies=[Depends(caller_of)])
+def get_queue(portal: PortalOf) -> Queue:
+    """All that waits or runs."""
+    return Queue(items=portal.runs.queue())
+
+
+@router.get("/nodes", dependencies=[Depends(caller_of)])
+def get_nodes(portal: PortalOf) -> NodeList:
+    """The nodes for runs, and what is taken of them."""
+    return NodeList(items=portal.runs.nodes())
+
+
+@router.get("/whoami")
+def whoami(caller: CallerOf, portal: PortalOf) -> WhoAmI:
+    """Who the caller is and where he may submit."""
+    return portal.runs.whoami(caller)
+
+
+@router.get("/images")
+def get_images(caller: CallerOf, portal: PortalOf, project: str | None = None) -> ImageList:
+    """Images that a run may use."""
+    return ImageList(items=portal.runs.images(caller, project))

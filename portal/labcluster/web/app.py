@@ -1,0 +1,105 @@
+"""The portal as a web application."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from fastapi import FastAPI, Response
+from fastapi.responses import PlainTextResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from labcluster.errors import LabclusterError, UsageError
+from labcluster.web import admin, api, pages, problems
+from labcluster.web.wiring import Portal, PortalOf
+
+MAX_BODY = 1024 * 1024
+
+_HEADERS = (
+    (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'; base-uri 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
+
+
+def create_app(portal: Portal) -> FastAPI:
+    """The application over a wired portal."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        portal.background.start()
+        yield
+        portal.background.stop()
+
+    app = FastAPI(
+        title="labcluster",
+        version=version("labcluster"),
+        description="Submit and follow runs. Errors are RFC 9457 problem documents whose `code` is labctl's.",
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.portal = portal
+    app.include_router(api.router)
+    app.include_router(admin.router)
+    app.include_router(pages.router)
+    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
+    problems.install(app)
+    app.add_middleware(Guard)
+
+    @app.get("/healthz", include_in_schema=False)
+    async def healthz() -> Response:
+        """Whether this process answers."""
+        return PlainTextResponse("ok\n")
+
+    @app.get("/readyz", include_in_schema=False)
+    def readyz(portal: PortalOf) -> Response:
+        """Whether database and watches are there."""
+        try:
+            portal.check()
+        except LabclusterError as error:
+            return problems.respond(error)
+        return PlainTextResponse("ok\n")
+
+    return app
+
+
+class Guard:
+    """Bounds every request's body and sets what browsers are to obey, without buffering answers."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Count what arrives and complete the headers of what leaves."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > MAX_BODY:
+            await problems.respond(_too_large())(scope, receive, send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > MAX_BODY:
+                raise _too_large()
+            return message
+
+        async def completed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_HEADERS]
+            await send(message)
+
+        await self._app(scope, counted, completed)
+
+
+def _too_large() -> UsageError:
+    return UsageError(f"a request has at most {MAX_BODY // 1024} KiB")

@@ -1,0 +1,93 @@
+"""A small laboratory for the portal's tests: two projects, a shared one, two GPU nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import portal_fakes as fakes
+import pytest
+from labcluster.models.callers import Caller
+from labcluster.models.runs import Run, RunRequest
+from labcluster.models.settings import JobSettings, RunLimits
+from labcluster.services.following import RunReconciler
+from labcluster.services.runs import RunService
+
+JOBS = JobSettings(runner_image=f"{fakes.REGISTRY}/labcluster/runner@{fakes.DIGEST}")
+
+
+@dataclass
+class Lab:
+    """The fakes and what stands on them."""
+
+    clock: fakes.Clock = field(default_factory=fakes.Clock)
+    cluster: fakes.FakeCluster = field(default_factory=fakes.FakeCluster)
+    registry: fakes.FakeRegistry = field(default_factory=fakes.FakeRegistry)
+    logs: fakes.FakeLogs = field(default_factory=fakes.FakeLogs)
+    slept: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.store = fakes.FakeStore(self.clock)
+        self.runs = RunService(
+            store=self.store,
+            view=self.cluster,
+            jobs=self.cluster,
+            logs=self.logs,
+            registry=self.registry,
+            settings=JOBS,
+            limits=RunLimits(),
+            default_image="python-ml:1.10",
+            sleep=self.slept.append,
+            clock=self.clock,
+        )
+        self.reconciler = RunReconciler(
+            store=self.store,
+            view=self.cluster,
+            jobs=self.cluster,
+            settings=JOBS,
+            registry=fakes.REGISTRY,
+            clock=self.clock,
+        )
+
+    ada = Caller("ada", 20001)
+    bo = Caller("bo", 20002)
+    admin = Caller("labadmin", 10000, admin=True)
+
+    def request(self, **changes: Any) -> RunRequest:
+        """A good request of ada's, but for the changes."""
+        base: dict[str, Any] = {
+            "command": ["python", "train.py"],
+            "workdir": "/lab/home/ada/digits",
+            "gpus": 1,
+            "idempotency_key": "key-00001",
+        }
+        return RunRequest.model_validate(base | changes)
+
+    def submit(self, **changes: Any) -> Run:
+        """A run of ada's."""
+        key = f"key-{len(self.store.keys):05d}"
+        return self.runs.submit(self.ada, self.request(**{"idempotency_key": key} | changes))[0]
+
+    def row(self, run: Run) -> Run:
+        """The row as it is now."""
+        return self.store.rows[run.id]
+
+
+@pytest.fixture
+def lab() -> Lab:
+    """ada in vision, bo in speech, both in shared; gpu1 and gpu2 with four GPUs each."""
+    lab = Lab()
+    lab.cluster.join("vision", "ada", 20001, 30001, max_gpus=4)
+    lab.cluster.join("speech", "bo", 20002, 30002)
+    for user, uid in (("ada", 20001), ("bo", 20002)):
+        lab.cluster.join("shared", user, uid, 30003)
+    lab.cluster.add_node("gpu1")
+    lab.cluster.add_node("gpu2")
+    return lab
+
+
+@pytest.fixture
+def pod_of() -> Callable[..., dict[str, Any]]:
+    """Makes a pod of a run."""
+    return fakes.pod_of

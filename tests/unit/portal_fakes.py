@@ -1,0 +1,299 @@
+"""The outside world of the portal, in memory: each class stands for one adapter."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from labcluster.errors import ConflictError, LabclusterError, NotAuthenticatedError, NotFoundError
+from labcluster.models.callers import Credential
+from labcluster.models.runs import (
+    ACTIVE_STATES,
+    Member,
+    NewRun,
+    ProjectShare,
+    Run,
+    RunChange,
+    RunFilter,
+    RunState,
+)
+
+REGISTRY = "registry.lab.internal:5000"
+DIGEST = "sha256:" + "a" * 64
+NOW = datetime(2026, 11, 21, 8, 0, tzinfo=UTC)
+
+
+class Clock:
+    """A time that only moves when told."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+class FakeStore:
+    """A run table."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.rows: dict[str, Run] = {}
+        self.keys: dict[tuple[str, str], tuple[str, str]] = {}
+        self.counters: dict[str, Iterator[int]] = {}
+        self.clock = clock
+        self.broken: LabclusterError | None = None
+
+    def _check(self) -> None:
+        if self.broken:
+            raise self.broken
+
+    def add(self, run: NewRun, key: str, fingerprint: str) -> tuple[Run, bool]:
+        known = self.by_key(run.user, key, fingerprint)
+        if known:
+            return known, False
+        number = next(self.counters.setdefault(run.project, itertools.count(1)))
+        self.clock.advance(0.001)
+        row = Run(**run.model_dump(), number=number, state=RunState.QUEUED, submitted_at=self.clock())
+        self.rows[row.id] = row
+        self.keys[run.user, key] = (row.id, fingerprint)
+        return row, True
+
+    def by_key(self, user: str, key: str, fingerprint: str) -> Run | None:
+        self._check()
+        found = self.keys.get((user, key))
+        if found is None:
+            return None
+        if found[1] != fingerprint:
+            raise ConflictError("this idempotency key was used for another request")
+        return self.rows[found[0]]
+
+    def get(self, project: str, number: int, trial: int) -> Run | None:
+        self._check()
+        return self.rows.get(f"{project}-{number}" + (f".{trial}" if trial else ""))
+
+    def find(self, query: RunFilter) -> list[Run]:
+        self._check()
+        rows = [
+            row
+            for row in self.rows.values()
+            if (query.projects is None or row.project in query.projects)
+            and (query.user is None or row.user == query.user)
+            and (query.states is None or row.state in query.states)
+        ]
+        return sorted(rows, key=lambda row: row.submitted_at, reverse=True)[: query.limit]
+
+    def active(self) -> list[Run]:
+        self._check()
+        return [row for row in self.rows.values() if row.state in ACTIVE_STATES]
+
+    def ended_since(self, moment: datetime) -> list[Run]:
+        return [row for row in self.rows.values() if row.finished_at and row.finished_at > moment]
+
+    def change(self, run: Run, change: RunChange) -> bool:
+        self._check()
+        if self.rows[run.id].state.final:
+            return False
+        self.rows[run.id] = self.rows[run.id].model_copy(update=change.model_dump())
+        return True
+
+    def set_job(self, run: Run, job_uid: str) -> None:
+        self._check()
+        self.rows[run.id] = self.rows[run.id].model_copy(update={"job_uid": job_uid})
+
+    def discard(self, run: Run) -> None:
+        self._check()
+        self.rows.pop(run.id)
+        self.keys = {key: value for key, value in self.keys.items() if value[0] != run.id}
+
+    def ping(self) -> None:
+        self._check()
+
+
+class FakeCluster:
+    """Jobs, pods and nodes, as apiserver and as watch cache."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, dict[str, Member]] = {}
+        self.shares: dict[str, ProjectShare] = {}
+        self.node_list: list[dict[str, Any]] = []
+        self.jobs: dict[tuple[str, str], dict[str, Any]] = {}
+        self.pod_list: list[dict[str, Any]] = []
+        self.workloads: dict[str, dict[str, Any]] = {}
+        self.created_by: list[str] = []
+        self.deleted_by: list[str] = []
+        self.failures: list[LabclusterError] = []
+        self.listeners: list[Callable[[str], None]] = []
+        self.is_fresh = True
+
+    def join(self, project: str, user: str, uid: int, gid: int, gpus: int = 4, max_gpus: int = 8) -> None:
+        self.members.setdefault(project, {})[user] = Member(user=user, uid=uid, gid=gid, groups=(gid,))
+        self.shares[project] = ProjectShare(name=project, gid=gid, gpus=gpus, max_gpus=max_gpus)
+
+    def add_node(self, name: str, gpus: int = 4, cpus: str = "8", memory: str = "32Gi") -> None:
+        allocatable = {"cpu": cpus, "memory": memory, "nvidia.com/gpu": str(gpus)}
+        self.node_list.append(
+            {
+                "metadata": {"name": name},
+                "spec": {},
+                "status": {
+                    "allocatable": allocatable,
+                    "conditions": [{"type": "Ready", "status": "True"}],
+                },
+            }
+        )
+
+    # JobApi
+    def create(self, job: Any, user: str) -> str:
+        if self.failures:
+            raise self.failures.pop(0)
+        metadata = job["metadata"]
+        self.created_by.append(user)
+        uid = f"uid-{metadata['name']}"
+        made = {**job, "metadata": {**metadata, "uid": uid}, "status": {}}
+        self.jobs[metadata["namespace"], metadata["name"]] = made
+        return uid
+
+    def delete(self, namespace: str, name: str, user: str) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.deleted_by.append(user)
+        self.jobs.pop((namespace, name), None)
+
+    def exists(self, namespace: str, name: str) -> bool:
+        return (namespace, name) in self.jobs
+
+    # ClusterView
+    def memberships(self, user: str) -> dict[str, Member]:
+        return {project: users[user] for project, users in self.members.items() if user in users}
+
+    def user_by_uid(self, uid: int) -> str | None:
+        everybody = [member for users in self.members.values() for member in users.values()]
+        return next((member.user for member in everybody if member.uid == uid), None)
+
+    def project(self, name: str) -> ProjectShare | None:
+        return self.shares.get(name)
+
+    def projects(self) -> list[ProjectShare]:
+        return list(self.shares.values())
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return self.node_list
+
+    def pods(self) -> list[dict[str, Any]]:
+        return self.pod_list
+
+    def job(self, run: Run) -> dict[str, Any] | None:
+        return self.jobs.get((run.namespace, run.job_name))
+
+    def pod(self, run: Run) -> dict[str, Any] | None:
+        mine = [p for p in self.pod_list if p["metadata"]["labels"]["labcluster.internal/run"] == run.id]
+        return mine[-1] if mine else None
+
+    def workload(self, run: Run) -> dict[str, Any] | None:
+        return self.workloads.get(run.id)
+
+    def fresh(self) -> bool:
+        return self.is_fresh
+
+    def subscribe(self, listener: Callable[[str], None]) -> None:
+        self.listeners.append(listener)
+
+    # Lifecycle
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class FakeRegistry:
+    """Tags by repository."""
+
+    host = REGISTRY
+
+    def __init__(self) -> None:
+        self.images = {
+            "common/python-ml": {"1.9": DIGEST, "1.10": "sha256:" + "b" * 64},
+            "vision/net": {"1": DIGEST},
+            "speech/asr": {"1": DIGEST},
+            "labcluster/portal": {"0.1.0": DIGEST},
+        }
+
+    def digest(self, repository: str, tag: str) -> str | None:
+        tags = self.images.get(repository, {})
+        return tags.get(tag) or (tag if tag in tags.values() else None)
+
+    def tags(self, repository: str) -> list[str]:
+        return list(self.images.get(repository, {}))
+
+    def repositories(self) -> list[str]:
+        return list(self.images)
+
+
+class FakeLogs:
+    """Logs by pod name: each opening gives the next list of lines."""
+
+    def __init__(self) -> None:
+        self.streams: dict[str, list[list[bytes]]] = {}
+        self.opened: list[tuple[str, str | None, str | None]] = []
+
+    def open(
+        self, namespace: str, pod: str, *, user: str | None, follow: bool, since: str | None = None
+    ) -> FakeLog:
+        self.opened.append((pod, user, since))
+        if not self.streams.get(pod):
+            raise NotFoundError(f"pods {pod!r} not found")
+        return FakeLog(self.streams[pod].pop(0))
+
+
+class FakeLog:
+    """One opening of a log."""
+
+    def __init__(self, lines: list[bytes]) -> None:
+        self.lines = lines
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.lines)
+
+    def close(self) -> None: ...
+
+
+class FakeMunge:
+    """Credentials of the form `<uid>:<anything>`; each is good once, and says what `payloads` holds."""
+
+    def __init__(self) -> None:
+        self.payloads: dict[str, bytes] = {}
+        self.seen: set[str] = set()
+
+    def decode(self, credential: str) -> Credential:
+        if credential in self.seen or credential not in self.payloads:
+            raise NotAuthenticatedError("the munge credential is refused")
+        self.seen.add(credential)
+        return Credential(int(credential.split(":")[0]), self.payloads[credential])
+
+
+def pod_of(
+    run: Run, *, node: str | None = "gpu1", state: dict[str, Any] | None = None, **status: Any
+) -> dict[str, Any]:
+    """A pod of a run with the state of its main container."""
+    containers = [{"name": "run", "state": state}] if state else []
+    return {
+        "metadata": {
+            "name": f"{run.job_name}-x7",
+            "namespace": run.namespace,
+            "labels": {"labcluster.internal/run": run.id},
+            "creationTimestamp": NOW.isoformat(),
+        },
+        "spec": {
+            "nodeName": node,
+            "containers": [
+                {
+                    "name": "run",
+                    "resources": {"requests": {"cpu": "1", "memory": "4Gi", "nvidia.com/gpu": str(run.gpus)}},
+                }
+            ],
+        },
+        "status": {"containerStatuses": containers, **status},
+    }
