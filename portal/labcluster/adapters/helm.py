@@ -14,16 +14,21 @@ import json
 import re
 import sys
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import helm_python
 import yaml
 
 from labcluster.errors import LabclusterError, NotFoundError, UnreachableError, UsageError
+
+if TYPE_CHECKING:
+    # Loading the client takes a second, and rendering needs none of it.
+    from labcluster.adapters.kube import KubeApi
 
 Json = dict[str, Any]
 
@@ -49,7 +54,7 @@ class Chart:
 
     @classmethod
     def read(cls, folder: Path, archives: Path | None = None) -> Chart:
-        """The chart in a folder; `archives` is where packed dependencies are, if not where Chart.yaml says."""
+        """The chart in a folder; `archives` holds packed dependencies, if not the place in Chart.yaml."""
         files = _folder_files(folder)
         return cls(folder.name, {**files, **_dependency_files(folder, files, archives)})
 
@@ -135,7 +140,7 @@ class Helm:
             return str(config.status(release.name).get("manifest", ""))
 
     def apply(self, release: Release, before: Deployed | None) -> Deployed:
-        """Install or upgrade, without waiting for the pods: so nothing stays pending if we are killed waiting."""
+        """Install or upgrade. Does not wait for pods: whoever is killed while waiting leaves nothing pending."""
         with _told(), self._config(release.namespace) as config, release.chart.load() as chart:
             labels = {DIGEST_LABEL: release.digest}
             if before is None:
@@ -146,6 +151,11 @@ class Helm:
                     labels=labels, timeout=120, reset_values=True, max_history=KEPT_REVISIONS,
                 )  # fmt: skip
         return _deployed(answer)
+
+    def forget(self, revision: Deployed, api: KubeApi) -> None:
+        """Drop Helm's record of one revision; its objects stay, and the next change takes them over."""
+        record = f"sh.helm.release.v1.{revision.name}.v{revision.revision}"
+        api.delete(f"/api/v1/namespaces/{revision.namespace}/secrets/{record}")
 
     def uninstall(self, release: Deployed) -> None:
         """Remove a release and its objects, and wait for their end."""
@@ -160,15 +170,30 @@ class Helm:
 
 def objects(manifest: str) -> list[Json]:
     """The objects of a YAML stream."""
-    return [item for item in yaml.load_all(manifest, Loader=_YAML_LOADER) if item]  # noqa: S506 (a safe loader)
+    return [item for item in yaml.load_all(manifest, Loader=_YAML_LOADER) if item]
 
 
-def documents(manifest: str) -> Iterator[tuple[str, str]]:
-    """(kind, text) of each document, without parsing: a release with CRDs has a megabyte of YAML."""
+def parts(manifest: str, namespace: str, kinds: Container[str]) -> Iterator[tuple[str, str, str]]:
+    """(kind, namespace, name) of a manifest's objects of some kinds.
+
+    Only those are parsed: a release with CRDs has a megabyte of YAML.
+    """
     for text in re.split(r"^---[ \t]*$", manifest, flags=re.MULTILINE):
         kind = re.search(r"^kind: *['\"]?(\w+)", text, flags=re.MULTILINE)
-        if kind:
-            yield kind[1], text
+        if kind and kind[1] in kinds:
+            for item in objects(text):
+                yield kind[1], item["metadata"].get("namespace", namespace), item["metadata"]["name"]
+
+
+def readable(found: Iterable[Json]) -> str:
+    """Objects as text for a diff: in a fixed order, without the content of Secrets."""
+    lines = []
+    for item in sorted(found, key=lambda item: (item["kind"], item["metadata"]["name"])):
+        if item["kind"] == "Secret":
+            hidden = {key: dict.fromkeys(item[key], "***") for key in ("data", "stringData") if key in item}
+            item = {**item, **hidden}
+        lines.append(yaml.safe_dump(item, sort_keys=True, width=110))
+    return "---\n".join(lines)
 
 
 def _deployed(item: Mapping[str, Any]) -> Deployed:
@@ -207,7 +232,7 @@ def _dependency_files(folder: Path, files: Mapping[str, bytes], archives: Path |
     for dependency in objects(files["Chart.yaml"].decode())[0].get("dependencies", []):
         name, repository = dependency["name"], dependency["repository"]
         if not repository.startswith("file://"):
-            raise UsageError(f"chart {folder.name}: dependency {name} is not a file:// one, and no other is fetched")
+            raise UsageError(f"chart {folder.name}: dependency {name} must be a file:// one, none is fetched")
         source = folder / repository.removeprefix("file://")
         packed = source.name.endswith((".tgz", ".tar.gz"))
         if packed and archives is not None:
@@ -220,26 +245,25 @@ def _dependency_files(folder: Path, files: Mapping[str, bytes], archives: Path |
     return found
 
 
-class _told:
+@contextmanager
+def _told() -> Iterator[None]:
     """Errors of the SDK as ours."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, helm_python.HelmKubeError):
-            raise UnreachableError(f"the cluster does not answer Helm: {error.detail}") from error
-        if isinstance(error, helm_python.HelmValuesError):
-            raise UsageError(error.detail) from error
-        if isinstance(error, helm_python.HelmError):
-            raise HelmError(error.detail) from error
+    try:
+        yield
+    except helm_python.HelmKubeError as error:
+        raise UnreachableError(f"the cluster does not answer Helm: {error.detail}") from error
+    except helm_python.HelmValuesError as error:
+        raise UsageError(error.detail) from error
+    except helm_python.HelmError as error:
+        raise HelmError(error.detail) from error
 
 
 def main(arguments: list[str]) -> None:
     """Print what a chart renders: CHART [VALUES]; without values those of its ci folder."""
-    folder = Path(arguments[0])
+    folder = Path(arguments[0]).resolve()
     values = Path(arguments[1]) if len(arguments) > 1 else folder / "ci" / "values.yaml"
     given = objects(values.read_text()) or [{}]
-    rendered = Chart.read(folder.resolve()).render(given[0], name=folder.resolve().name, namespace="labcluster")
+    rendered = Chart.read(folder).render(given[0], name=folder.name, namespace="labcluster")
     yaml.safe_dump_all(rendered, sys.stdout, sort_keys=False)
 
 
