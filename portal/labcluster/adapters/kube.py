@@ -254,9 +254,7 @@ class KubeLogs:
         self._api = api
         self._container = container
 
-    def open(
-        self, namespace: str, pod: str, *, user: str | None, follow: bool, since: str | None = None
-    ) -> KubeLog:
+    def open(self, namespace: str, pod: str, *, user: str, follow: bool, since: str | None = None) -> KubeLog:
         """The container's log, each line with its time before it."""
         query = {"container": self._container, "timestamps": "true", "follow": "true" if follow else "false"}
         if since:

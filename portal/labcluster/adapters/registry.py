@@ -38,6 +38,7 @@ class HttpRegistry:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = settings.host
+        self._url = settings.url.rstrip("/")
         if client is None:
             username = settings.username_file.read_text().strip()
             password = settings.password_file.read_text().strip()
@@ -104,13 +105,13 @@ class HttpRegistry:
 
     def _ask(self, method: str, path: str, headers: dict[str, str]) -> httpx.Response | None:
         try:
-            answer = self._client.request(method, f"https://{self._host}{path}", headers=headers)
+            answer = self._client.request(method, self._url + path, headers=headers)
         except httpx.HTTPError as error:
-            raise UnreachableError(f"the registry {self._host} does not answer: {error}") from error
+            raise UnreachableError(f"the registry {self._url} does not answer: {error}") from error
         if answer.status_code == 404:
             return None
         if answer.is_error:
-            raise UnreachableError(f"the registry {self._host} answers with HTTP {answer.status_code}")
+            raise UnreachableError(f"the registry {self._url} answers with HTTP {answer.status_code}")
         return answer
 
 

@@ -37,6 +37,7 @@ class RegistrySettings(_Section):
     """The private registry, as images are named and as we reach it."""
 
     host: str = Field(description="host:port as it stands in image references")
+    url: str = Field(description="where we reach it; in the cluster its Service")
     username_file: Path
     password_file: Path
     ca_file: Path

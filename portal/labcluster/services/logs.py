@@ -20,7 +20,7 @@ class LogTail:
     """The log of one run for one reader."""
 
     def __init__(
-        self, run: Run, store: RunStore, view: ClusterView, logs: LogApi, user: str | None, follow: bool
+        self, run: Run, store: RunStore, view: ClusterView, logs: LogApi, user: str, follow: bool
     ) -> None:
         self._run = run
         self._store = store

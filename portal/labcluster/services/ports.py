@@ -73,7 +73,7 @@ class LogApi(Protocol):
     """Logs of pods, read under the name of the user who asks."""
 
     def open(
-        self, namespace: str, pod: str, *, user: str | None, follow: bool, since: str | None = None
+        self, namespace: str, pod: str, *, user: str, follow: bool, since: str | None = None
     ) -> LogStream:
         """The log of the run's main container, each line with its time before it."""
 

@@ -1,0 +1,69 @@
+{{/* metadata of an object of one component, which is named after the component alone. */}}
+{{- define "portal.metadata" -}}
+name: {{ .name }}
+namespace: {{ .root.Release.Namespace }}
+labels:
+  {{- include "labcluster-lib.labels" (dict "root" .root "component" .component) | nindent 2 }}
+{{- end }}
+
+{{/* labcluster.models.settings.PortalSettings; (dict "root" $ "ldapUser" "portal") */}}
+{{- define "portal.settings" -}}
+{{- $v := .root.Values -}}
+{{- $ca := "/etc/labcluster/ca/ca.crt" -}}
+{{- $svc := printf "%s.svc" .root.Release.Namespace -}}
+{{- $limits := dict "max_time_seconds" (int $v.runs.maxTimeSeconds) -}}
+{{- if $v.runs.defaultTimeSeconds }}{{ $_ := set $limits "default_time_seconds" (int $v.runs.defaultTimeSeconds) }}{{ end -}}
+{{- $admins := list -}}
+{{- range $v.admins }}{{ $admins = append $admins (dict "name" .name "uid" (int .uid)) }}{{ end -}}
+{{- dict
+  "cluster_name" $v.clusterName
+  "domain" $v.domain
+  "database" (dict "host" (printf "postgresql.%s" $svc) "password_file" "/etc/labcluster/database/password" "ca_file" $ca)
+  "registry" (dict
+    "host" $v.registry "url" (printf "https://registry.%s:5000" $svc) "ca_file" $ca
+    "username_file" "/etc/labcluster/registry/username" "password_file" "/etc/labcluster/registry/password")
+  "ldap" (dict
+    "uri" (printf "ldaps://openldap.%s" $svc) "base_dn" $v.ldap.baseDn
+    "bind_dn" (printf "cn=%s,ou=services,%s" .ldapUser $v.ldap.baseDn)
+    "password_file" "/etc/labcluster/ldap/password" "ca_file" $ca)
+  "jobs" (dict
+    "runner_image" (include "labcluster-lib.image" $v.runnerImage)
+    "ttl_seconds" (int $v.runs.keepSeconds) "image_wait_seconds" (int $v.runs.imageWaitSeconds))
+  "limits" $limits
+  "default_image" $v.defaultImage
+  "admins" $admins
+  "munge_socket" "/run/munge/munge.socket"
+  "public_page" $v.publicPage
+  | toPrettyJson }}
+{{- end }}
+
+{{/* Volumes that both programs read; (dict "root" $ "name" "web" "ldapUser" "portal") */}}
+{{- define "portal.volumes" -}}
+- name: tmp
+  emptyDir: {sizeLimit: 64Mi}
+- name: config
+  configMap:
+    name: portal
+    items: [{key: {{ .name }}.json, path: portal.json}]
+- name: ca
+  configMap: {name: site-ca}
+- name: database
+  secret:
+    secretName: postgresql-passwords
+    items: [{key: portal, path: password}]
+- name: ldap
+  secret:
+    secretName: openldap-passwords
+    items: [{key: {{ .ldapUser }}, path: password}]
+- name: registry
+  secret: {secretName: registry-credential}
+{{- end }}
+
+{{- define "portal.volumeMounts" -}}
+- {name: tmp, mountPath: /tmp}
+- {name: config, mountPath: /etc/labcluster/portal.json, subPath: portal.json, readOnly: true}
+- {name: ca, mountPath: /etc/labcluster/ca, readOnly: true}
+- {name: database, mountPath: /etc/labcluster/database, readOnly: true}
+- {name: ldap, mountPath: /etc/labcluster/ldap, readOnly: true}
+- {name: registry, mountPath: /etc/labcluster/registry, readOnly: true}
+{{- end }}
