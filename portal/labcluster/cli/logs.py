@@ -5,14 +5,16 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from labcluster.adapters.portal import Portal
 from labcluster.cli import output
 from labcluster.cli.parameters import RunType
 from labcluster.cli.session import build
+
+if TYPE_CHECKING:
+    from labcluster.adapters.portal import Portal
 
 
 @click.command()

@@ -85,8 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _usage(error: click.UsageError) -> str:
-    message = error.format_message().rstrip(".").replace(". Did you mean", ", did you mean")
-    message = message[:1].lower() + message[1:]
+    message = error.format_message().rstrip(".")
+    for clicks, ours in (
+        (". (Did you mean one of: ", ", did you mean "),
+        (". (Did you mean ", ", did you mean "),
+    ):
+        message = message.replace(clicks, ours)
+    message = message[:1].lower() + message[1:].replace("?)", "?")
     if "--" in message and " as in " in message:  # says what to type already
         return message
     path = error.ctx.command_path if error.ctx else "labctl"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -55,6 +54,8 @@ def coloured(text: str, state: str, stream: Any = None) -> str:
 
 def emit_json(value: Any) -> None:
     """A value as JSON, for programs and for people."""
+    import json
+
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 

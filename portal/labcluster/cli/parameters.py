@@ -74,7 +74,11 @@ def _complete(path: str, query: dict[str, Any], answer: Callable[[Any], list[Com
     from labcluster.cli.session import build
 
     try:
-        return answer(build().get(path, query))
+        portal = build()
+        try:
+            return answer(portal.get(path, query))
+        finally:
+            portal.close()
     except LabclusterError:
         return []
 

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from labcluster.adapters.portal import Portal
+from typing import TYPE_CHECKING
+
+import click
+
 from labcluster.cli.settings import load
+
+if TYPE_CHECKING:
+    from labcluster.adapters.portal import Portal
 
 
 def build() -> Portal:
     """A client of this machine's portal; nothing is connected before the first request."""
+    from labcluster.adapters.portal import Portal  # brings ssl and http.client: not for --help
+
     settings = load()
-    return Portal(settings.portal, settings.cluster, settings.ca)
+    portal = Portal(settings.portal, settings.cluster, settings.ca)
+    context = click.get_current_context(silent=True)
+    if context is not None:
+        context.call_on_close(portal.close)
+    return portal

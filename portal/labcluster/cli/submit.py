@@ -76,8 +76,8 @@ def command(
     }
     portal = build()
     if dry_run:
-        planned = portal.post("/runs", request, {"dry_run": True})
-        _show_plan(planned, as_json)
+        # An address of its own: a portal that does not know it refuses, and cannot take it for a submit.
+        _show_plan(portal.post("/runs/check", request), as_json)
         return None
     run = portal.post("/runs", request)
     if wait or follow:

@@ -7,11 +7,12 @@ from typing import Any
 from labcluster.cli import output
 
 
-def tell(answer: dict[str, Any], *, done: str, already: str, dry_run: bool, as_json: bool) -> None:
-    """What the portal did, or would do."""
+def tell(answer: dict[str, Any], what: str, *, dry_run: bool, as_json: bool) -> None:
+    """What the portal did, or would do: one line an action."""
     if as_json:
         output.emit_json(answer)
-    elif not answer["changed"]:
-        print(f"unchanged: {already}")
+    elif not answer["actions"]:
+        print(f"{what}: nothing to do")
     else:
-        print(f"would change: {done}" if dry_run else done)
+        for action in answer["actions"]:
+            print(f"would {action}" if dry_run else f"done: {action}")

@@ -51,9 +51,7 @@ def add(
         if not body["password"]:
             raise UsageError("--password-stdin: standard input is empty")
     answer = build().put(f"/admin/members/{quote(name, safe='')}", body, {"dry_run": dry_run or None})
-    uid = answer.get("uid")
-    done = f"member {name}" + (f" (uid {uid})" if uid else "")
-    tell(answer, done=done, already=f"member {name} is so", dry_run=dry_run, as_json=as_json)
+    tell(answer, f"member {name}", dry_run=dry_run, as_json=as_json)
 
 
 @command.command("ls")
@@ -68,14 +66,14 @@ def ls(as_json: bool) -> None:
         output.say("no members: labctl admin member add NAME --full-name … makes one")
         return
     columns = [Column("NAME"), Column("UID", right=True), Column("FULL NAME"), Column("KEYS", right=True)]
-    columns.append(Column("PROJECTS", wrap=True))
+    columns.append(Column("MAIL"))
     rows = [
         [
             item["name"],
             item["uid"],
             item["full_name"],
-            len(item.get("ssh_keys") or []),
-            " ".join(item.get("projects") or []),
+            len(item["ssh_keys"]),
+            item["mail"],
         ]
         for item in items
     ]

@@ -58,13 +58,9 @@ def create(
     The same command again changes nothing.
     """
     body: dict[str, Any] = {"description": description, "gpus": gpus, "weight": weight}
-    body["max_gpus"] = gpus if max_gpus is None else max_gpus
-    if owner is not None:
-        body["owner"] = owner
+    body |= {key: value for key, value in (("max_gpus", max_gpus), ("owner", owner)) if value is not None}
     answer = build().put(_path(project), body, {"dry_run": dry_run or None})
-    gid = answer.get("gid")
-    done = f"project {project}" + (f" (gid {gid})" if gid else "")
-    tell(answer, done=done, already=f"project {project} is so", dry_run=dry_run, as_json=as_json)
+    tell(answer, f"project {project}", dry_run=dry_run, as_json=as_json)
 
 
 @command.command("ls")
@@ -78,18 +74,19 @@ def ls(as_json: bool) -> None:
     if not items:
         output.say("no projects: labctl admin project create NAME --gpus N makes one")
         return
-    columns = [Column("PROJECT"), Column("GID", right=True), Column("OWN GPUS", right=True)]
+    columns = [Column("PROJECT"), Column("STATE"), Column("GID", right=True), Column("OWN GPUS", right=True)]
     columns += [Column("AT MOST", right=True), Column("WEIGHT", right=True), Column("MEMBERS", wrap=True)]
     columns.append(Column("DESCRIPTION", wrap=True))
     rows = [
         [
             item["name"],
-            item.get("gid"),
+            "ready" if item["ready"] else "not ready",
+            item["gid"],
             item["gpus"],
             item["max_gpus"],
-            item.get("weight"),
-            " ".join(item.get("members") or []),
-            item.get("description"),
+            item["weight"],
+            " ".join(item["members"]),
+            item["description"] if item["ready"] else item["reason"],
         ]
         for item in items
     ]
@@ -104,8 +101,7 @@ def ls(as_json: bool) -> None:
 def add_member(project: str, user: str, dry_run: bool, as_json: bool) -> None:
     """Let a member work in a project."""
     answer = build().put(_path(project, "members", user), None, {"dry_run": dry_run or None})
-    done, already = f"{user} joins {project}", f"{user} is in {project}"
-    tell(answer, done=done, already=already, dry_run=dry_run, as_json=as_json)
+    tell(answer, f"{user} in {project}", dry_run=dry_run, as_json=as_json)
 
 
 @command.command("remove-member")
@@ -116,5 +112,4 @@ def add_member(project: str, user: str, dry_run: bool, as_json: bool) -> None:
 def remove_member(project: str, user: str, dry_run: bool, as_json: bool) -> None:
     """End a member's work in a project; files and runs stay."""
     answer = build().delete(_path(project, "members", user), {"dry_run": dry_run or None})
-    done, already = f"{user} leaves {project}", f"{user} is not in {project}"
-    tell(answer, done=done, already=already, dry_run=dry_run, as_json=as_json)
+    tell(answer, f"{user} in {project}", dry_run=dry_run, as_json=as_json)
