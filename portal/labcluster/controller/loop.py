@@ -130,10 +130,12 @@ class Controller:
                         self._fail(item, f"cannot apply: {result.detail}", failures)
                     else:
                         written.append({**result, "kind": item["kind"]})
-            for key, patch in drift.strip:
-                log.warning("removing foreign keys from %s: %s", "/".join(key), patch)
-                path = KINDS[key[0]].path(key[1], key[2])
-                self._api.request("PATCH", path, body=patch, content_type=MERGE)
+            for item, patch in drift.strip:
+                log.warning("removing foreign keys from %s: %s", "/".join(key_of(item)), patch)
+                try:
+                    self._api.request("PATCH", path_of(item), body=patch, content_type=MERGE)
+                except LabclusterError as error:
+                    self._fail(item, f"cannot remove foreign keys: {error.detail}", failures)
             for item in self._removable(drift, live, projects):
                 log.info("removing %s", "/".join(key_of(item)))
                 try:

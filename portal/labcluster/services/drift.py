@@ -37,7 +37,6 @@ _RBAC = "/apis/rbac.authorization.k8s.io/v1"
 # In the order in which objects are made. Exact is what decides who may do what: a foreign key in the members'
 # parameters would be a foreign member.
 KINDS: Mapping[str, Kind] = {
-    "ResourceFlavor": Kind(_KUEUE, "resourceflavors", False),
     "Cohort": Kind(_KUEUE, "cohorts", False),
     "ClusterRole": Kind(_RBAC, "clusterroles", False, ("rules",)),
     "Namespace": Kind("/api/v1", "namespaces", False),
@@ -59,7 +58,7 @@ class Drift:
     """What to apply (with what is there now), what to strip of foreign keys, and what to remove."""
 
     apply: tuple[tuple[Object, Object | None], ...]
-    strip: tuple[tuple[Key, Object], ...]
+    strip: tuple[tuple[Object, Object], ...]
     remove: tuple[Object, ...]
 
     def __bool__(self) -> bool:
@@ -87,7 +86,7 @@ def compare(desired: Iterable[Object], live: Mapping[Key, Object]) -> Drift:
         if item["kind"] == "Namespace" and _is_leaving(item)
     }
     apply: list[tuple[Object, Object | None]] = []
-    strip: list[tuple[Key, Object]] = []
+    strip: list[tuple[Object, Object]] = []
     remove: list[Object] = []
     for key, item in sorted(wanted.items(), key=lambda pair: (_ORDER[pair[0][0]], pair[0])):
         # A namespace that is going takes nothing new; it comes back when it is gone.
@@ -102,7 +101,7 @@ def compare(desired: Iterable[Object], live: Mapping[Key, Object]) -> Drift:
             if not covers(there, item) or not _exact(there, item):
                 apply.append((item, there))
             if foreign := _foreign(there, item):
-                strip.append((key, foreign))
+                strip.append((item, foreign))
     gone = [item for key, item in live.items() if key not in wanted and not _is_leaving(item)]
     # What lies in a namespace goes with it.
     names = {item["metadata"]["name"] for item in gone if item["kind"] == "Namespace"} | leaving

@@ -38,6 +38,7 @@ MEMBER_ROLE = "labcluster-member"
 IMPERSONATOR_ROLE = "labcluster-impersonator"
 QUEUE = "default"
 COHORT = "lab"
+# Made by chart `queues`: one kind of GPU, one flavor.
 FLAVOR = "default"
 CLAIM = "lab"
 GPU = "nvidia.com/gpu"
@@ -96,7 +97,7 @@ def plan(directory: Directory, projects: Iterable[Project], capacity: Capacity) 
     verdicts = {project.name: _judge(project, directory, groups, members) for project in projects}
     gids_of = _gids_by_member(groups, members)
 
-    objects: list[Object] = [_flavor(), _cohort(projects, capacity), _impersonator(members)]
+    objects: list[Object] = [_cohort(projects, capacity), _impersonator(members)]
     for project in projects:
         people = [members[name] for name in verdicts[project.name].members]
         objects += _project_objects(project, people, gids_of, groups)
@@ -189,10 +190,6 @@ def _object(
     if project:
         metadata["labels"][LABEL_PROJECT] = project
     return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **body}
-
-
-def _flavor() -> Object:
-    return _object(_KUEUE, "ResourceFlavor", FLAVOR, spec={})
 
 
 def _quota(gpus: int, *, most: int | None, milli_cpus: int = 0, memory_kib: int = 0) -> list[Object]:
