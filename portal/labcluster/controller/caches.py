@@ -10,7 +10,7 @@ from labcluster.adapters.kube import Json, KubeApi
 from labcluster.adapters.watch import WatchCache
 from labcluster.models.projects import COLLECTION, Project
 from labcluster.services.drift import KINDS, Key, key_of
-from labcluster.services.namespaces import OWNED_SELECTOR
+from labcluster.services.manifests import OWNED_SELECTOR
 
 # A copy that has not been refreshed for so long is not acted on: it may lack what is there.
 _TOO_OLD_SECONDS = 30.0

@@ -22,6 +22,7 @@ from labcluster.models.members import Directory
 from labcluster.models.projects import LABEL_PROJECT, Project
 from labcluster.services import namespaces
 from labcluster.services.drift import KINDS, Drift, Key, compare, key_of, path_of
+from labcluster.services.manifests import MANAGER
 from labcluster.services.members import Readable
 
 log = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ class Controller:
 
     def _apply(self, item: Json) -> Json | LabclusterError:
         try:
-            return self._api.apply(path_of(item), item, manager=namespaces.MANAGER)
+            return self._api.apply(path_of(item), item, manager=MANAGER)
         except LabclusterError as error:
             return error
 

@@ -10,7 +10,8 @@ from labcluster.adapters.kube import Json, KubeApi
 from labcluster.errors import LabclusterError
 from labcluster.models.projects import API_VERSION, COLLECTION, KIND, LABEL_PROJECT, Project
 from labcluster.services.drift import Drift, Key
-from labcluster.services.namespaces import MANAGER, MEMBERS, Verdict
+from labcluster.services.manifests import MANAGER, MEMBERS
+from labcluster.services.namespaces import Verdict
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from identity_fakes import directory, project
 from labcluster.services.drift import Key, compare, covers, key_of, path_of
-from labcluster.services.namespaces import Capacity, plan
+from labcluster.services.manifests import Capacity
+from labcluster.services.namespaces import plan
 
 OBJECTS = plan(
     directory({"ada": 20000}, vision=(30000, "ada")),

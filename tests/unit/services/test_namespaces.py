@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from identity_fakes import directory, member, project
 from labcluster.models.members import Directory, Group
-from labcluster.services.namespaces import Capacity, Plan, node_capacity, plan
+from labcluster.services.manifests import Capacity
+from labcluster.services.namespaces import Plan, node_capacity, plan
 
 PEOPLE = {"ada": 20000, "bo": 20001}
 EIGHT_GPUS = Capacity(gpus=8, milli_cpus=4000, memory_kib=2**21)
