@@ -26,11 +26,12 @@ class LazyGroup(click.Group):
         return list(self.verbs)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The verb itself; every verb's module calls it `command`."""
+        """The verb itself, which its module calls `command`, or by the verb's name."""
         if cmd_name not in self.verbs:
             return None
-        command: click.Command = import_module(self.verbs[cmd_name][0]).command
-        return command
+        module = import_module(self.verbs[cmd_name][0])
+        found: click.Command = getattr(module, "command", None) or getattr(module, cmd_name)
+        return found
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -31,8 +31,14 @@ SECTIONS = {
         "images": ("labcluster.cli.images", "List the images that a run may use."),
         "whoami": ("labcluster.cli.whoami", "Show who you are to the cluster, and your projects."),
     },
-    "Other": {
+    "Administration": {
         "admin": ("labcluster.cli.admin", "Manage members and projects (administrators only)."),
+        "validate": (
+            "labcluster.cli.validate",
+            "Check a site's inventory folder: every value, and every value against the others.",
+        ),
+    },
+    "Other": {
         "completion": ("labcluster.cli.completion", "Print the completion script of a shell."),
         "version": ("labcluster.cli.version", "Show versions and the portal in use."),
     },
@@ -72,6 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except LabclusterError as error:
         return _fail(error)
+    except ModuleNotFoundError as error:
+        where = "it is a verb for the administrator's machine, .venv/bin/labctl there has it"
+        return _fail(UsageError(f"the Python package {error.name} is not on this machine: {where}"))
     except BrokenPipeError:
         # The reader (head, less) has seen enough. Python must not complain when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -161,3 +161,10 @@ def test_a_credential_is_made_for_each_request(labctl: Labctl, portal: FakePorta
     payloads = [base64.b64decode(text).partition(b"|")[2] for text in portal.credentials]
     assert len(payloads) == 2
     assert payloads[0].startswith(b"labcluster:test\nGET /api/v1/queue\n")
+
+
+def test_a_verb_of_another_machine(labctl: Labctl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "labcluster.adapters.inventory", None)
+    done = labctl("validate", str(tmp_path))
+    assert done.code == 2
+    assert "is not on this machine" in one_line(done.err)

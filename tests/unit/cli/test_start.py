@@ -48,7 +48,7 @@ def test_help_loads_little(words: list[str]) -> None:
 
 
 def test_the_roots_help_loads_no_verb() -> None:
-    verbs = {module for module, _ in root.verbs.values()}  # type: ignore[attr-defined]
+    verbs = {module for module, _ in root.verbs.values()}
     assert modules_after("--help") & verbs == set()
 
 
