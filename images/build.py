@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from builder.main import main  # noqa: E402  (the folder must be known first)
+from builder.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -25,7 +25,7 @@ def used_id(use: str) -> str:
 
 
 class Recipe(_Closed):
-    """What every entry has. `version` is text, `module:<path>` (what the go.mod requires) or `of:<recipe>`."""
+    """What every entry has. `version` is text, `module:<path>` (what go.mod requires) or `of:<recipe>`."""
 
     name: Name
     version: Text
@@ -61,7 +61,7 @@ class Programs(Recipe):
 
 
 class RootFileSystem(_Closed):
-    """Debian packages that mmdebstrap installs before the Containerfile is run (it finds them as rootfs.tar)."""
+    """Debian packages that mmdebstrap installs first; the Containerfile finds them as rootfs.tar."""
 
     variant: Literal["apt", "minbase"] = "apt"
     packages: tuple[Text, ...]
@@ -72,10 +72,14 @@ class Image(Recipe):
 
     kind: Literal["image"]
     repository: Text | None = None  # default labcluster/<name>
-    tag: Text = "{version}-{key}"  # {key}: the first eight digits of the content key, so that tags are immutable
+    tag: Text = (
+        "{version}-{key}"  # {key}: the first eight digits of the content key, so that tags are immutable
+    )
     rootfs: RootFileSystem | None = None
     bootstrap: bool = False  # preloaded into containerd: the registry cannot serve its own start
-    local: Literal[False, "base", "node"] = False  # base: only built from; node: run by podman on the lab's host
+    local: Literal[False, "base", "node"] = (
+        False  # base: only built from; node: run by podman on the lab's host
+    )
 
 
 class Archive(Recipe):
@@ -145,13 +149,17 @@ def _place(raw: object, location: tuple[int | str, ...]) -> list[str]:
     """A path like `recipes.etcd.versoin`: entries by name, not by number."""
     place: list[str] = []
     node = raw
+    entry = False
     for step in location:
-        if isinstance(step, int) and isinstance(node, list) and isinstance(node[step], dict):
-            place.append(str(node[step].get("name", step)))
+        if isinstance(step, int) and isinstance(node, list):
             node = node[step]
-        elif step not in ("programs", "image", "archive") or (isinstance(node, dict) and step in node):
+            place.append(str(node.get("name", step)) if isinstance(node, dict) else str(step))
+            entry = True
+            continue
+        if not entry:  # behind an entry pydantic names the kind that it was checked as
             place.append(str(step))
             node = node.get(step) if isinstance(node, dict) else None
+        entry = False
     return place
 
 
@@ -172,5 +180,7 @@ def go_module_version(go_mod: str, module: str) -> str:
     """The version a go.mod requires of a module, without the leading v: written down in one place only."""
     found = re.search(rf"^\s*(?:require )?{re.escape(module)} v(\S+)", go_mod, re.MULTILINE)
     if not found:
-        raise BuildError(f"catalog: go.mod does not require {module}; `go get {module}@VERSION` in its folder")
+        raise BuildError(
+            f"catalog: go.mod does not require {module}; `go get {module}@VERSION` in its folder"
+        )
     return found[1].removesuffix("+incompatible")

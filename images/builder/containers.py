@@ -20,7 +20,10 @@ from builder.store import EPOCH, Artifact, sha256_of
 LOCAL = "localhost/labcluster"
 # Nobody reads these in a cluster; licences stay.
 _LEFT_OUT = ["/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*", "/usr/share/doc/*"]
-_DPKG = [*(f"path-exclude={path}" for path in _LEFT_OUT), "path-include=/usr/share/doc/*/copyright", "no-debsig"]
+_DPKG = [
+    *(f"path-exclude={path}" for path in _LEFT_OUT),
+    "path-include=/usr/share/doc/*/copyright",
+]
 
 
 def short(key: str) -> str:
@@ -132,7 +135,9 @@ def pin_bases(containerfile: str, bases: dict[str, str]) -> str:
             raise BuildError(f"FROM {LOCAL}/{name}: the catalog entry does not name '{name}' under `uses`")
         return f"{match[1]}{bases[name]}"
 
-    return re.sub(rf"^(FROM\s+|COPY --from=){re.escape(LOCAL)}/([a-z0-9-]+)", pinned, containerfile, flags=re.M)
+    return re.sub(
+        rf"^(FROM\s+|COPY --from=){re.escape(LOCAL)}/([a-z0-9-]+)", pinned, containerfile, flags=re.M
+    )
 
 
 def make_root_file_system(rootfs: RootFileSystem, suite: str, target: Path, runner: Runner) -> None:
@@ -239,7 +244,7 @@ def _add_tree(archive: tarfile.TarFile, root: Path) -> list[str]:
 
 
 def restore(podman: Podman, archive: Path, name: str, key: str) -> str:
-    """Have an image that others are built from, or that podman runs, in podman's storage; return its reference."""
+    """Have an image in podman's storage, to build from or to run; return its reference."""
     reference = f"{LOCAL}/{name}:{short(key)}"
     if not podman.has(reference):
         loaded = podman.output("pull", "--quiet", f"oci-archive:{archive}").splitlines()[-1]
@@ -248,7 +253,7 @@ def restore(podman: Podman, archive: Path, name: str, key: str) -> str:
 
 
 def forget(podman: Podman, name: str, key: str, *, keep_current: bool) -> None:
-    """Remove the images of earlier keys from podman's storage, and the current one where the store is enough."""
+    """Remove the images of earlier keys from podman's storage; the current one where the store is enough."""
     listed = podman.output("images", "--format", "{{.Repository}}:{{.Tag}}", f"{LOCAL}/{name}").splitlines()
     for reference in listed:
         if not (keep_current and reference.endswith(f":{short(key)}")):

@@ -59,7 +59,7 @@ def _stanzas(text: str) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def write_settings(folder: Path) -> dict[str, str]:
-    """Write apt's and pip's settings for the RUN steps into a folder; return the build arguments that name them."""
+    """Write apt's and pip's settings for the RUN steps; return the build arguments that name them."""
     folder.mkdir()
     bundle = ca_bundle()
     authorities = f"{MOUNT}/ca-certificates.crt" if bundle else None

@@ -29,7 +29,6 @@ class Builder:
     cache: Cache
     store: Store
     progress: Progress
-    thorough: bool = False
     keys: Keys = field(init=False)
     results: dict[str, list[Artifact]] = field(default_factory=dict)
 
@@ -46,24 +45,36 @@ class Builder:
     def make(self, recipe: AnyRecipe) -> bool:
         """Have one recipe in the store; says whether anything had to be done."""
         key = self.keys.key(recipe)
-        found = self.cache.find(key, thorough=self.thorough)
+        found = self.cache.find(key)
         built = False
         if found is None:
-            with locked(self.cache.root / "locks" / recipe.id.replace("/", "-")):
+            lock = self.cache.root / "locks" / recipe.id.replace("/", "-")
+            with locked(lock, waiting=lambda: self.progress.note(recipe.id, "another build is making it")):
                 found = self.cache.find(key)
                 if found is None:
                     with self.progress.step(recipe.id, "building"):
                         found = self._build(recipe, key)
                     built = True
         self.results[recipe.id] = found
-        placed = self._delivered(recipe) and not self.store.has(found, thorough=self.thorough)
+        placed = self._delivered(recipe) and not self.store.has(found)
         if placed:
             self.store.publish(found, self.cache.folder(key))
         if isinstance(recipe, Image) and recipe.local:
             containers.restore(self._podman(recipe), self._file(recipe), recipe.name, key)
-        if not built:
-            self.progress.line(recipe.id, "put into the store" if placed else "up to date")
+        if placed and not built:
+            self.progress.line(recipe.id, "put into the store")
+        elif not built:
+            self.progress.skip()
         return built or placed
+
+    def delivered(self, recipes: list[AnyRecipe]) -> set[tuple[str, str]]:
+        """Kind and name of everything that these recipes put into the store."""
+        return {
+            (item.kind, item.name)
+            for recipe in recipes
+            if self._delivered(recipe)
+            for item in self.results[recipe.id]
+        }
 
     def _delivered(self, recipe: AnyRecipe) -> bool:
         return not (isinstance(recipe, Image) and recipe.local == "base")
@@ -117,21 +128,27 @@ def _arguments() -> argparse.ArgumentParser:
         description="Build programs, images and archives of images/catalog.yml into the artifact store. "
         "What has not changed is not built again.",
     )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="only these and what they need (default: all)")
-    parser.add_argument("--store", type=Path, default=ROOT / "build" / "store", help="default: build/store")
-    parser.add_argument("--list", action="store_true", help="say what there is and its state; build nothing")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be built; build nothing")
-    parser.add_argument("--verify", action="store_true", help="compare every file of the store with its sha256")
-    parser.add_argument("--prune", action="store_true", help="also forget results that no entry needs any more")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="only these and what they need (default: all)"
+    )
+    parser.add_argument("--store", type=Path, help="default: build/store")
+    parser.add_argument("--list", action="store_true", help="show what there is and its state")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be built")
+    parser.add_argument(
+        "--verify", action="store_true", help="compare each file with its sha256; build nothing"
+    )
+    parser.add_argument(
+        "--prune", action="store_true", help="also forget results that no entry needs any more"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, root: Path = ROOT) -> int:
     """Run the tool; the exit status is 0, 1 (a build failed or a file is damaged), 2 (usage) or 130."""
     options = _arguments().parse_args(argv)
     try:
-        return _run(options)
+        return _run(options, root)
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -140,32 +157,29 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, root: Path) -> int:
     cache = Path(os.environ.get("LABCLUSTER_CACHE") or Path.home() / ".cache" / "labcluster")
-    catalog = load(ROOT / "images" / "catalog.yml")
-    store = Store(options.store.resolve())
+    catalog = load(root / "images" / "catalog.yml")
+    store = Store((options.store or root / "build" / "store").resolve())
     if options.verify:
         return _verify(store, as_json=options.json)
     recipes = catalog.ordered(options.names)
     progress = Progress(len(recipes), quiet=options.json)
-    builder = Builder(catalog, ROOT, Cache(cache), store, progress)
+    builder = Builder(catalog, root, Cache(cache), store, progress)
     if options.list or options.dry_run:
         return _list(builder, recipes, options)
+    if warning := store.mend():
+        print(f"warning: {warning}", file=sys.stderr)
     changed = [recipe.id for recipe in recipes if builder.make(recipe)]
     if not options.names:
-        wanted = {
-            (item.kind, item.name)
-            for recipe in recipes
-            if builder._delivered(recipe)
-            for item in builder.results[recipe.id]
-        }
-        changed += [item.name for item in store.retain(wanted)]
+        changed += [item.name for item in store.retain(builder.delivered(recipes))]
     if options.prune:
         builder.cache.prune({builder.keys.key(recipe) for recipe in catalog.recipes})
     if options.json:
         print(json.dumps({"changed": changed, "manifest": str(store.root / "manifest.json")}))
-    elif not changed:
-        print("nothing to do", file=sys.stderr)
+    else:
+        same = sum(recipe.id not in changed for recipe in recipes)
+        print(f"store: {len(changed)} changed, {same} up to date ({store.root})", file=sys.stderr)
     return 0
 
 

@@ -12,7 +12,9 @@ from builder.progress import Runner
 from builder.store import Artifact, sha256_of
 
 
-def build(recipe: Programs, *, version: str, key: str, folder: Path, work: Path, runner: Runner) -> list[Artifact]:
+def build(
+    recipe: Programs, *, version: str, key: str, folder: Path, work: Path, runner: Runner
+) -> list[Artifact]:
     """Build the programs of one recipe into `work`, laid out as in the store."""
     source = work / "source"
     shutil.copytree(folder, source, symlinks=True)

@@ -1,4 +1,4 @@
-"""Progress: a line with running time on a terminal, plain lines elsewhere; what tools print goes to a log file."""
+"""Progress: running times on a terminal, plain lines elsewhere; what tools print goes to a log file."""
 
 from __future__ import annotations
 
@@ -64,6 +64,15 @@ class Progress:
             self._show("")
         self.line(name, f"built in {elapsed(time.monotonic() - started)}")
 
+    def note(self, name: str, text: str) -> None:
+        """Something worth knowing that is no step."""
+        if not self._quiet:
+            print(f"{name}: {text}", file=self._stream, flush=True)
+
+    def skip(self) -> None:
+        """A step with nothing to do is counted, not shown."""
+        self._number += 1
+
     def line(self, name: str, text: str) -> None:
         """One finished step."""
         self._number += 1
@@ -84,7 +93,9 @@ class Runner:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("")
 
-    def run(self, command: list[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> None:
+    def run(
+        self, command: list[str], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
         """Run a program to its end; when we are interrupted, it and its children are too."""
         with self._log.open("a") as log:
             log.write("+ " + " ".join(command) + "\n")
@@ -107,7 +118,9 @@ class Runner:
                 raise
         if status != 0:
             tail = "\n".join("    " + line for line in self._log.read_text().splitlines()[-15:])
-            raise BuildError(f"`{' '.join(command[:3])} …` failed with status {status}; log {self._log}:\n{tail}")
+            raise BuildError(
+                f"`{' '.join(command[:3])} …` failed with status {status}; log {self._log}:\n{tail}"
+            )
 
     def output(self, command: list[str], *, env: Mapping[str, str] | None = None) -> str:
         """The standard output of a short program."""

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,11 +71,15 @@ def fault(path: Path, artifact: Artifact, *, thorough: bool) -> str | None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold a lock file; it is freed by the kernel whatever happens to this process."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 
@@ -90,14 +94,14 @@ class Cache:
         """Where the files of a key lie."""
         return self._artifacts / key
 
-    def find(self, key: str, *, thorough: bool = False) -> list[Artifact] | None:
+    def find(self, key: str) -> list[Artifact] | None:
         """The artifacts of a key, if all their files are sound."""
         try:
             described = json.loads((self.folder(key) / "artifacts.json").read_text())
             artifacts = [Artifact(**item) for item in described]
         except (OSError, ValueError, TypeError):
             return None
-        if any(fault(self.folder(key) / item.file, item, thorough=thorough) for item in artifacts):
+        if any(fault(self.folder(key) / item.file, item, thorough=False) for item in artifacts):
             return None
         return artifacts
 
@@ -151,23 +155,32 @@ class Store:
         except FileNotFoundError:
             return []
         except ValueError as error:
-            raise BuildError(f"store: {self._manifest} is damaged; delete it and build again") from error
+            raise BuildError(f"store: {self._manifest} is damaged; run `make artifacts`") from error
         try:
             return [Artifact(**item) for item in manifest["artifacts"]]
         except (KeyError, TypeError) as error:
-            raise BuildError(f"store: {self._manifest} is not of schema 1; delete it and build again") from error
+            raise BuildError(f"store: {self._manifest} is not of schema 1; run `make artifacts`") from error
+
+    def mend(self) -> str | None:
+        """Remove a manifest that cannot be read, for the build to write anew; returns what was wrong."""
+        try:
+            self.artifacts()
+        except BuildError as error:
+            self._manifest.unlink()
+            return f"{str(error).split(';')[0]}; it is written anew"
+        return None
 
     def faults(self, *, thorough: bool) -> list[tuple[Artifact, str]]:
         """The artifacts whose file is not what the manifest says, each with what is wrong."""
         found = ((item, fault(self.root / item.file, item, thorough=thorough)) for item in self.artifacts())
         return [(item, words) for item, words in found if words]
 
-    def has(self, artifacts: list[Artifact], *, thorough: bool = False) -> bool:
+    def has(self, artifacts: list[Artifact]) -> bool:
         """Whether all of these are listed and their files are sound."""
         listed = {(item.kind, item.name): item for item in self.artifacts()}
         return all(
             listed.get((item.kind, item.name)) == item
-            and not fault(self.root / item.file, item, thorough=thorough)
+            and not fault(self.root / item.file, item, thorough=False)
             for item in artifacts
         )
 
