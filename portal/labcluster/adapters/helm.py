@@ -140,7 +140,7 @@ class Helm:
             return str(config.status(release.name).get("manifest", ""))
 
     def apply(self, release: Release, before: Deployed | None) -> Deployed:
-        """Install or upgrade. Does not wait for pods: whoever is killed while waiting leaves nothing pending."""
+        """Install or upgrade, without waiting for pods: killed while waiting, we leave nothing pending."""
         with _told(), self._config(release.namespace) as config, release.chart.load() as chart:
             labels = {DIGEST_LABEL: release.digest}
             if before is None:
@@ -190,8 +190,8 @@ def readable(found: Iterable[Json]) -> str:
     lines = []
     for item in sorted(found, key=lambda item: (item["kind"], item["metadata"]["name"])):
         if item["kind"] == "Secret":
-            hidden = {key: dict.fromkeys(item[key], "***") for key in ("data", "stringData") if key in item}
-            item = {**item, **hidden}
+            secret = [key for key in ("data", "stringData") if key in item]
+            item = {**item, **{key: dict.fromkeys(item[key], "***") for key in secret}}
         lines.append(yaml.safe_dump(item, sort_keys=True, width=110))
     return "---\n".join(lines)
 

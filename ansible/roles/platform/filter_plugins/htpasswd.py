@@ -15,8 +15,8 @@ ROUNDS = 10
 def htpasswd_entry(password: str, username: str, site: str) -> str:
     """`username:<bcrypt hash>`.
 
-    The salt is made from site and password, of which the password is random enough: another salt each run would
-    change the Secret, and restart the registry, each run. The C library's crypt is called directly because
+    The salt is made from site and password, of which the password is random enough: another salt each run
+    would change the Secret, and restart the registry, each run. The C library's crypt is called directly:
     the filter password_hash needs passlib, and Python's own crypt module ends with 3.12.
     """
     digest = hashlib.sha256(f"{site}\0{username}\0{password}".encode()).digest()
