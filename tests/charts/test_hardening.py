@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import CHARTS
+from chart_files import CHARTS
 
 EXCEPTIONS: dict[str, dict[str, str]] = yaml.safe_load(Path(__file__).with_name("exceptions.yml").read_text())
 DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CHARTS, render, values_of
+from chart_files import CHARTS, render, values_of
 from kubernetes_types import faults, model_of
 
 # Kinds of our CRDs and Kueue's, which the client does not know.

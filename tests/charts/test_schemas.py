@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CHARTS, CHARTS_DIR, render, values_of
+from chart_files import CHARTS, CHARTS_DIR, render, values_of
 from labcluster.errors import LabclusterError, UsageError
 
 

@@ -36,9 +36,7 @@ class Stream:
 class Api:
     """A cluster of fixed answers."""
 
-    def __init__(
-        self, objects: Mapping[str, Json], pods: Sequence[Json] = (), events: Sequence[Json] = ()
-    ) -> None:
+    def __init__(self, objects: Mapping[str, Json], pods: Sequence[Json] = (), events: Sequence[Json] = ()):
         self.objects, self.pods, self.events = objects, pods, events
         self.queries: list[Json] = []
 
