@@ -11,6 +11,7 @@ import pytest
 from labcluster.models.callers import Caller
 from labcluster.models.runs import Run, RunRequest
 from labcluster.models.settings import JobSettings, RunLimits
+from labcluster.services import logs
 from labcluster.services.following import RunReconciler
 from labcluster.services.runs import RunService
 
@@ -75,8 +76,9 @@ class Lab:
 
 
 @pytest.fixture
-def lab() -> Lab:
+def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
     """ada in vision, bo in speech, both in shared; gpu1 and gpu2 with four GPUs each."""
+    monkeypatch.setattr(logs, "_POLL", 0.001)
     lab = Lab()
     lab.cluster.join("vision", "ada", 20001, 30001, max_gpus=4)
     lab.cluster.join("speech", "bo", 20002, 30002)

@@ -164,15 +164,15 @@ class KubeApi:
                 ),
             )
         except AttributeError as error:
-            # The client decodes the body of a failed request without having read it; see _failure.
+            # The client decodes the body of a failed request even where there is none.
             raise UnreachableError("the Kubernetes API gave an answer that cannot be read") from error
         except ApiException as error:
-            raise _failure(error) from error
+            raise failure(error) from error
         except urllib3.exceptions.HTTPError as error:
             raise UnreachableError(f"the Kubernetes API does not answer: {_short(error)}") from error
 
 
-def _failure(error: ApiException) -> LabclusterError:
+def failure(error: ApiException) -> LabclusterError:
     """What the apiserver's refusal means in our own tree."""
     message = str(error.body or error.reason or "no reason given")
     reason = ""

@@ -11,8 +11,8 @@ from labcluster.services.jobs import CONTAINER
 from labcluster.services.ports import ClusterView, KubeObject, LogApi, LogStream, RunStore
 
 _POLL = 0.1
-# How long after the end of a stream the news of the container's end may take to arrive.
-_END_GRACE = 3.0
+# How long after the end of a stream the news of the container's end may take to arrive, in polls.
+_END_POLLS = 30
 _ASK_STORE_EVERY = 20
 
 
@@ -30,6 +30,7 @@ class LogTail:
         self._follow = follow
         self._closed = threading.Event()
         self._stream: LogStream | None = None
+        self._last = ""
 
     def check(self) -> None:
         """Raise what must be said before the first byte is sent."""
@@ -52,10 +53,9 @@ class LogTail:
 
     def __iter__(self) -> Iterator[bytes]:
         pod = self._wait_for_start()
-        last = ""
         while pod is not None and not self._closed.is_set():
             try:
-                yield from (line for last, line in self._lines(pod, last))
+                yield from self._lines(pod)
             except UnreachableError:
                 if not self._follow:
                     raise
@@ -63,9 +63,9 @@ class LogTail:
                 return
             pod = self._view.pod(self._run)
 
-    def _lines(self, pod: KubeObject, last: str) -> Iterator[tuple[str, bytes]]:
-        """Lines after `last` with their times; a reopened stream begins with some that were sent."""
-        name, sent = pod["metadata"]["name"], last
+    def _lines(self, pod: KubeObject) -> Iterator[bytes]:
+        """Lines without their times; a reopened stream begins with some that were sent."""
+        name, sent = pod["metadata"]["name"], self._last
         stream = self._logs.open(
             self._run.namespace, name, user=self._user, follow=self._follow, since=sent or None
         )
@@ -75,7 +75,8 @@ class LogTail:
                 stamp, _, text = line.partition(b" ")
                 time = stamp.decode("ascii", "replace")
                 if time > sent or not sent:
-                    yield time, text
+                    self._last = time
+                    yield text
         finally:
             self._stream = None
             stream.close()
@@ -97,7 +98,7 @@ class LogTail:
     def _ended(self, pod: KubeObject) -> bool:
         """Whether the stream ended because the container did, and not the connection."""
         name = pod["metadata"]["name"]
-        for turn in range(int(_END_GRACE / _POLL)):
+        for turn in range(_END_POLLS):
             now = self._view.pod(self._run)
             if now is None or now["metadata"]["name"] != name or _terminated(now):
                 return True
