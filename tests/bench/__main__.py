@@ -74,7 +74,7 @@ def main() -> int:
     for name in options.figures.split(","):
         figure = FIGURES[name]
         print(f"measuring: {figure.title}", file=sys.stderr, flush=True)
-        results.append(figure.judge(measure(ssh, figure, options.count or figure.count)))
+        results.append(figure.judge(measure(ssh, figure, options.count or figure.repeats)))
     where = machine()
     if options.json:
         print(json.dumps({"machine": where, "figures": results}, indent=2))

@@ -21,7 +21,7 @@ class Figure(NamedTuple):
 
     title: str
     measure: str
-    count: int
+    repeats: int
     target: str
     value: Callable[[Samples], float]
     met: Callable[[Samples], bool]
@@ -60,7 +60,7 @@ FIGURES = {
     "help": Figure(
         title="`labctl --help`, p50",
         measure="help",
-        count=60,
+        repeats=60,
         target="≤ 60 ms, or ≤ 3 × `python -c pass`",
         value=_help_p50,
         met=lambda s: _help_p50(s) <= max(60.0, 3 * _bare_p50(s)),
@@ -69,7 +69,7 @@ FIGURES = {
     "submit": Figure(
         title="`labctl submit` beyond the interpreter's start, p95",
         measure="submit",
-        count=40,
+        repeats=40,
         target="≤ 150 ms",
         value=_submit_p95,
         met=lambda s: _submit_p95(s) <= 150.0,
@@ -78,7 +78,7 @@ FIGURES = {
     "start": Figure(
         title="`labctl submit` → the command runs in its container, p50",
         measure="start",
-        count=15,
+        repeats=15,
         target="≤ 3 s",
         value=_start_p50,
         met=lambda s: _start_p50(s) <= 3000.0,
