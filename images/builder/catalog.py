@@ -25,7 +25,10 @@ def used_id(use: str) -> str:
 
 
 class Recipe(_Closed):
-    """What every entry has. `version` is text, `module:<path>` (what go.mod requires) or `of:<recipe>`."""
+    """What every entry has.
+
+    `version` is text, `project` (pyproject.toml's), `module:<path>` (what go.mod requires) or `of:<recipe>`.
+    """
 
     name: Name
     version: Text
@@ -76,6 +79,9 @@ class Image(Recipe):
         "{version}-{key}"  # {key}: the first eight digits of the content key, so that tags are immutable
     )
     rootfs: RootFileSystem | None = None
+    smoke: tuple[
+        Text, ...
+    ] = ()  # arguments for a first start: read-only, without network, as the image's own user
     bootstrap: bool = False  # preloaded into containerd: the registry cannot serve its own start
     local: Literal[False, "base", "node"] = (
         False  # base: only built from; node: run by podman on the lab's host
@@ -88,7 +94,16 @@ class Archive(Recipe):
     kind: Literal["archive"]
 
 
-AnyRecipe = Annotated[Programs | Image | Archive, Field(discriminator="kind")]
+class ModuleFolder(Recipe):
+    """A tar.gz of one folder of a Go module, as it is: what upstream ships beside a program, like a chart."""
+
+    kind: Literal["module-folder"]
+    module: Text
+    path: Text
+
+
+AnyKind = Programs | Image | Archive | ModuleFolder
+AnyRecipe = Annotated[AnyKind, Field(discriminator="kind")]
 
 
 class Catalog(_Closed):
@@ -98,7 +113,7 @@ class Catalog(_Closed):
     suite: Name  # the Debian release that every root file system is made of
     recipes: tuple[AnyRecipe, ...]
 
-    def get(self, identity: str) -> Programs | Image | Archive:
+    def get(self, identity: str) -> AnyKind:
         """The recipe of this id; a wrong one is answered with the known ones."""
         for recipe in self.recipes:
             if recipe.id == identity:
@@ -106,9 +121,9 @@ class Catalog(_Closed):
         known = ", ".join(recipe.id for recipe in self.recipes)
         raise BuildError(f"catalog: nothing is called '{identity}'; known: {known}")
 
-    def ordered(self, names: list[str]) -> list[Programs | Image | Archive]:
+    def ordered(self, names: list[str]) -> list[AnyKind]:
         """The named recipes (all, if none is named) and what they need, each after what it is built from."""
-        done: dict[str, Programs | Image | Archive] = {}
+        done: dict[str, AnyKind] = {}
 
         def visit(identity: str, path: tuple[str, ...]) -> None:
             if identity in path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import re
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder import machine
+from builder.archives import add_tree, pack
 from builder.catalog import Archive, Image, RootFileSystem
 from builder.errors import BuildError
 from builder.progress import Runner
@@ -76,6 +76,8 @@ class Job:
 
 def build(recipe: Image | Archive, job: Job, podman: Podman) -> list[Artifact]:
     """Build one recipe into `work/result`, laid out as in the store."""
+    if os.geteuid() != 0:
+        raise BuildError(f"{recipe.name}: images are built as root; run `sudo make artifacts`")
     context = _context(recipe, job, podman.runner)
     reference = f"{LOCAL}/{recipe.name}:{short(job.key)}"
     settings = job.work / "settings"
@@ -102,7 +104,26 @@ def build(recipe: Image | Archive, job: Job, podman: Podman) -> list[Artifact]:
     )
     if isinstance(recipe, Archive):
         return [_archive(recipe, job, podman, reference)]
+    if recipe.smoke:
+        try_image(podman, reference, recipe.smoke)
     return [_image(recipe, job, podman, reference)]
+
+
+def try_image(podman: Podman, reference: str, arguments: tuple[str, ...]) -> None:
+    """Start an image once as strictly as the cluster does; it must come to a good end."""
+    podman.run(
+        "--runtime=runc",
+        "run",
+        "--rm",
+        "--network=none",
+        "--read-only",
+        "--read-only-tmpfs=false",
+        "--tmpfs=/tmp",
+        "--cap-drop=all",
+        "--security-opt=no-new-privileges",
+        reference,
+        *arguments,
+    )
 
 
 def _context(recipe: Image | Archive, job: Job, runner: Runner) -> Path:
@@ -142,8 +163,6 @@ def pin_bases(containerfile: str, bases: dict[str, str]) -> str:
 
 def make_root_file_system(rootfs: RootFileSystem, suite: str, target: Path, runner: Runner) -> None:
     """Install Debian packages into a tar file."""
-    if os.geteuid() != 0:
-        raise BuildError("images are built as root; run `sudo make artifacts`")
     runner.run(
         [
             "mmdebstrap",
@@ -170,7 +189,7 @@ def _image(recipe: Image, job: Job, podman: Podman, reference: str) -> Artifact:
     target = job.work / "result" / "images" / f"{recipe.name}.tar"
     target.parent.mkdir(parents=True)
     with tarfile.open(target, "w") as archive:
-        _add_tree(archive, layout)
+        add_tree(archive, layout)
     return Artifact(
         name=recipe.name,
         kind="image",
@@ -190,15 +209,9 @@ def _image(recipe: Image, job: Job, podman: Podman, reference: str) -> Artifact:
 
 def _archive(recipe: Archive, job: Job, podman: Podman, reference: str) -> Artifact:
     target = job.work / "result" / "archives" / f"{recipe.name}.tar.gz"
-    target.parent.mkdir(parents=True)
     root = Path(podman.output("image", "mount", reference))
     try:
-        with (
-            target.open("wb") as raw,
-            gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=EPOCH) as packed,
-            tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive,
-        ):
-            names = _add_tree(archive, root)
+        names = pack(root, target)
     finally:
         podman.output("image", "umount", reference)
     return Artifact(
@@ -212,7 +225,7 @@ def _archive(recipe: Archive, job: Job, podman: Podman, reference: str) -> Artif
         source=recipe.source,
         key=job.key,
         build=_how(recipe, job),
-        files=names if len(names) <= 50 else [],
+        files=names,
     )
 
 
@@ -223,24 +236,6 @@ def _how(recipe: Image | Archive, job: Job) -> dict[str, object]:
     if isinstance(recipe, Image) and recipe.rootfs:
         how["packages"] = list(recipe.rootfs.packages)
     return how
-
-
-def _add_tree(archive: tarfile.TarFile, root: Path) -> list[str]:
-    """Add everything below a folder in a fixed order with fixed times and root as owner; return the files."""
-    names = []
-    for path in sorted(root.rglob("*")):
-        name = str(path.relative_to(root))
-        entry = archive.gettarinfo(path, name)
-        entry.mtime, entry.uid, entry.gid, entry.uname, entry.gname = EPOCH, 0, 0, "root", "root"
-        if entry.isreg():
-            entry.type, entry.linkname = tarfile.REGTYPE, ""
-            with path.open("rb") as stream:
-                archive.addfile(entry, stream)
-        else:
-            archive.addfile(entry)
-        if not path.is_dir() or path.is_symlink():
-            names.append(name)
-    return names
 
 
 def restore(podman: Podman, archive: Path, name: str, key: str) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import tomllib
 from pathlib import Path
 
-from builder.catalog import Archive, Catalog, Image, Programs, go_module_version
+from builder.catalog import AnyKind, Catalog, Programs, go_module_version
 from builder.errors import BuildError
 
 # Raise when the way of building changes so that old results must not be used any more.
@@ -38,26 +39,29 @@ class Keys:
         self._root = root
         self._known: dict[str, str] = {}
 
-    def folder(self, recipe: Programs | Image | Archive) -> Path:
+    def folder(self, recipe: AnyKind) -> Path:
         """Where a recipe's own files lie."""
         default = f"binaries/{recipe.name}" if isinstance(recipe, Programs) else recipe.name
         return self._root / "images" / (recipe.folder or default)
 
-    def inputs(self, recipe: Programs | Image | Archive) -> list[Path]:
+    def inputs(self, recipe: AnyKind) -> list[Path]:
         """Every file of the tree that a recipe reads."""
         sources = [self.folder(recipe), *(self._root / item for item in recipe.inputs)]
         return [file for source in sources for file in input_files(self._root, source)]
 
-    def version(self, recipe: Programs | Image | Archive) -> str:
-        """The version of what is built; images take it from the programs they hold by `of:<recipe>`."""
+    def version(self, recipe: AnyKind) -> str:
+        """The version of what is built, from the one place where it is written down."""
         kind, _, rest = recipe.version.partition(":")
         if kind == "module" and rest:
             return go_module_version((self.folder(recipe) / "go.mod").read_text(), rest)
+        if recipe.version == "project":
+            project = tomllib.loads((self._root / "pyproject.toml").read_text())["project"]
+            return str(project["version"])
         if kind == "of" and rest:
             return self.version(self._catalog.get(rest))
         return recipe.version
 
-    def key(self, recipe: Programs | Image | Archive) -> str:
+    def key(self, recipe: AnyKind) -> str:
         """The sha256 over everything the result depends on."""
         if recipe.id not in self._known:
             digest = hashlib.sha256()
@@ -65,7 +69,7 @@ class Keys:
                 "builder": RECIPE_VERSION,
                 "suite": self._catalog.suite,
                 "machine": platform.machine(),
-                "recipe": recipe.model_dump(mode="json", exclude={"licence", "source"}),
+                "recipe": recipe.model_dump(mode="json", exclude={"licence", "source", "smoke"}),
                 "version": self.version(recipe),
                 "uses": {name: self.key(self._catalog.get(name)) for name in recipe.used_ids()},
             }

@@ -9,15 +9,14 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder import containers, programs
-from builder.catalog import Archive, Catalog, Image, Programs, load, used_id
+from builder import archives, containers, programs
+from builder.catalog import AnyKind, Catalog, Image, ModuleFolder, Programs, load, used_id
 from builder.errors import BuildError
 from builder.keys import Keys
 from builder.progress import Progress, Runner
 from builder.store import Artifact, Cache, Store, locked
 
 ROOT = Path(__file__).resolve().parents[2]
-AnyRecipe = Programs | Image | Archive
 
 
 @dataclass
@@ -35,14 +34,14 @@ class Builder:
     def __post_init__(self) -> None:
         self.keys = Keys(self.catalog, self.root)
 
-    def state(self, recipe: AnyRecipe) -> str:
+    def state(self, recipe: AnyKind) -> str:
         """current | cached | to build, without changing anything."""
         found = self.cache.find(self.keys.key(recipe))
         if not found:
             return "to build"
         return "current" if not self._delivered(recipe) or self.store.has(found) else "cached"
 
-    def make(self, recipe: AnyRecipe) -> bool:
+    def make(self, recipe: AnyKind) -> bool:
         """Have one recipe in the store; says whether anything had to be done."""
         key = self.keys.key(recipe)
         found = self.cache.find(key)
@@ -67,7 +66,7 @@ class Builder:
             self.progress.skip()
         return built or placed
 
-    def delivered(self, recipes: list[AnyRecipe]) -> set[tuple[str, str]]:
+    def delivered(self, recipes: list[AnyKind]) -> set[tuple[str, str]]:
         """Kind and name of everything that these recipes put into the store."""
         return {
             (item.kind, item.name)
@@ -76,24 +75,29 @@ class Builder:
             for item in self.results[recipe.id]
         }
 
-    def _delivered(self, recipe: AnyRecipe) -> bool:
+    def _delivered(self, recipe: AnyKind) -> bool:
         return not (isinstance(recipe, Image) and recipe.local == "base")
 
-    def _file(self, recipe: AnyRecipe) -> Path:
+    def _file(self, recipe: AnyKind) -> Path:
         return self.cache.folder(self.keys.key(recipe)) / self.results[recipe.id][0].file
 
-    def _runner(self, recipe: AnyRecipe) -> Runner:
+    def _runner(self, recipe: AnyKind) -> Runner:
         return Runner(self.cache.root / "log" / f"{recipe.id.replace('/', '-')}.log")
 
-    def _podman(self, recipe: AnyRecipe) -> containers.Podman:
+    def _podman(self, recipe: AnyKind) -> containers.Podman:
         return containers.Podman(self.root / "images" / "containers.conf", self._runner(recipe))
 
-    def _build(self, recipe: AnyRecipe, key: str) -> list[Artifact]:
+    def _build(self, recipe: AnyKind, key: str) -> list[Artifact]:
         version, folder = self.keys.version(recipe), self.keys.folder(recipe)
         with self.cache.workspace(recipe.name) as work:
+            runner = self._runner(recipe)
             if isinstance(recipe, Programs):
                 made = programs.build(
-                    recipe, version=version, key=key, folder=folder, work=work, runner=self._runner(recipe)
+                    recipe, version=version, key=key, folder=folder, work=work, runner=runner
+                )
+            elif isinstance(recipe, ModuleFolder):
+                made = archives.build_module_folder(
+                    recipe, version=version, key=key, folder=folder, work=work, runner=runner
                 )
             else:
                 podman = self._podman(recipe)
@@ -199,7 +203,7 @@ def _verify(store: Store, *, as_json: bool) -> int:
     return 1 if faults else 0
 
 
-def _list(builder: Builder, recipes: list[AnyRecipe], options: argparse.Namespace) -> int:
+def _list(builder: Builder, recipes: list[AnyKind], options: argparse.Namespace) -> int:
     rows = []
     for recipe in recipes:
         try:

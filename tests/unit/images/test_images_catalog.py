@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builder.catalog import Image, Programs, load
+from builder.catalog import Image, ModuleFolder, Programs, load
 from builder.containers import pin_bases
 from builder.errors import BuildError
 from builder.keys import Keys
@@ -149,7 +149,7 @@ def test_every_entry_of_our_catalog_can_be_built(entry: Any) -> None:
     assert KEYS.version(entry)
     assert KEYS.inputs(entry)
     folder = KEYS.folder(entry)
-    if isinstance(entry, Programs):
+    if isinstance(entry, Programs | ModuleFolder):
         assert (folder / "go.mod").is_file()
         return
     bases = {use: f"{use}:1" for use in entry.uses if "/" not in use}
