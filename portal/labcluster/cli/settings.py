@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from labcluster.errors import UsageError
@@ -24,9 +23,10 @@ def load() -> Settings:
     """The settings of this machine, or of the file that LABCTL_CONFIG names."""
     import tomllib  # not paid for by `labctl --help`
 
-    path = Path(os.environ.get("LABCTL_CONFIG") or DEFAULT_PATH)
+    path = os.environ.get("LABCTL_CONFIG") or DEFAULT_PATH
     try:
-        data: dict[str, Any] = tomllib.loads(path.read_text())
+        with open(path, "rb") as file:  # noqa: PTH123 - pathlib costs an import
+            data: dict[str, Any] = tomllib.load(file)
     except FileNotFoundError:
         raise UsageError(f"there is no {path} on this machine: use labctl on a login node") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from typing import Any
 
 import click
@@ -98,7 +97,7 @@ def _checked(command: tuple[str, ...]) -> list[str]:
     if not command:
         raise UsageError("no command given: put it after --, as in labctl submit -- python3 train.py")
     first = command[0]
-    if len(command) == 1 and any(sign in first for sign in " \t\n;|&<>") and shutil.which(first) is None:
+    if len(command) == 1 and any(sign in first for sign in " \t\n;|&<>") and not os.path.exists(first):  # noqa: PTH110
         raise UsageError(
             f"the command is one word, {first!r}: leave the quotes out, or use -- bash -c '…' for a shell's"
         )
