@@ -55,7 +55,7 @@ def build_module_folder(
     ]
 
 
-def add_tree(archive: tarfile.TarFile, root: Path, prefix: str) -> list[str]:
+def add_tree(archive: tarfile.TarFile, root: Path, prefix: str = "") -> list[str]:
     """Add everything below a folder in a fixed order with fixed times and root as owner; return the files."""
     names = []
     for path in sorted(root.rglob("*")):

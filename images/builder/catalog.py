@@ -75,17 +75,11 @@ class Image(Recipe):
 
     kind: Literal["image"]
     repository: Text | None = None  # default labcluster/<name>
-    tag: Text = (
-        "{version}-{key}"  # {key}: the first eight digits of the content key, so that tags are immutable
-    )
+    tag: Text = "{version}-{key}"  # {key}: eight digits of the content key: a tag never changes its meaning
     rootfs: RootFileSystem | None = None
-    smoke: tuple[
-        Text, ...
-    ] = ()  # arguments for a first start: read-only, without network, as the image's own user
+    smoke: tuple[Text, ...] = ()  # arguments of a first start: read-only, no network, the image's own user
     bootstrap: bool = False  # preloaded into containerd: the registry cannot serve its own start
-    local: Literal[False, "base", "node"] = (
-        False  # base: only built from; node: run by podman on the lab's host
-    )
+    local: Literal[False, "base", "node"] = False  # base: only built from; node: podman runs it as a host
 
 
 class Archive(Recipe):

@@ -18,7 +18,7 @@ from builder.main import main  # noqa: E402  (images/ is no package of the envir
 # Writes one file a package, made of the sources beside it; FAIL and SLEEP stand for what can go wrong.
 GO = """#!/bin/sh
 [ "$1" = env ] && { echo go1.26.8; exit 0; }
-[ "$1" = -C ] && { echo "{\"Dir\": \"$GO_MODULE\"}"; exit 0; }
+[ "$1" = -C ] && { printf '{"Dir": "%s"}' "$GO_MODULE"; exit 0; }
 echo built >> "$GO_LOG"
 [ -n "$GO_SLEEP" ] && exec sleep 60
 [ -n "$GO_FAIL" ] && { echo 'main.go:1: it does not compile' >&2; exit 1; }
