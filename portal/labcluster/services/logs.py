@@ -42,7 +42,8 @@ class LogTail:
                 f"the pod of run {run.id} is gone; its log is kept in {run.directory}/stdout.log"
             )
         if not self._follow and (pod is None or not _started(pod)):
-            raise ConflictError(f"run {run.id} has no log yet, it is {run.state}: {run.reason or 'starting'}")
+            because = f": {run.reason}" if run.reason else ""
+            raise ConflictError(f"run {run.id} has no log yet, it is {run.state}{because}")
 
     def close(self) -> None:
         """Stop; wakes a thread that waits for the next line."""
