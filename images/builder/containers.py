@@ -115,6 +115,7 @@ def try_image(podman: Podman, reference: str, arguments: tuple[str, ...]) -> Non
         "--runtime=runc",
         "run",
         "--rm",
+        "--pull=never",
         "--network=none",
         "--read-only",
         "--read-only-tmpfs=false",
