@@ -179,7 +179,7 @@ def test_follow_prints_what_the_run_prints(ada: Any) -> None:
     script = "echo one; sleep 1; echo two >&2; sleep 1; printf three; exit 5"
     done = ada(f"cd && labctl submit {SMALL} --follow -- bash -c {shlex.quote(script)}", timeout=60)
     assert (done.code, done.out) == (5, "one\ntwo\nthree")
-    assert "with exit status 5" in done.err.splitlines()[-1]
+    assert "exit code 5" in done.err.splitlines()[-1]
 
 
 def test_a_run_has_its_users_identity_and_surroundings(ada: Any, me: dict[str, Any]) -> None:

@@ -24,5 +24,7 @@ def command(project: str | None, as_json: bool) -> None:
         return
     # What one types after --image: without the registry's host, and common ones without a folder.
     names = [image["reference"].split("/", 1)[-1].removeprefix("common/") for image in images]
-    rows = [[name, image["digest"]] for name, image in zip(names, images, strict=True)]
+    # A person needs it to compare, a program to use.
+    length = len("sha256:") + (12 if output.fancy() else 64)
+    rows = [[name, image["digest"][:length]] for name, image in zip(names, images, strict=True)]
     output.table([Column("IMAGE"), Column("DIGEST")], rows)

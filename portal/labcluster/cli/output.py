@@ -147,10 +147,10 @@ def state_line(run: Run) -> str:
         words.append(f"after {took(run)}" if state != "succeeded" else f"in {took(run)}")
         if run["node"]:
             words.append(f"on {run['node']}")
-    if run["exit_code"]:
-        words.append(f"with exit status {run['exit_code']}")
     if run["reason"] and state != "succeeded":
-        words[-1] += f" ({run['reason']})"
+        words[-1] += f": {run['reason']}"
+    elif run["exit_code"]:
+        words[-1] += f": exit code {run['exit_code']}"
     if run["started_at"]:
         words[-1] += f"; files in {run['directory']}"
     return " ".join(words)

@@ -177,7 +177,7 @@ def test_logs_of_a_run_that_never_started(portal: FakePortal, labctl: Labctl) ->
     done = labctl("logs", "vision-7")
     assert (done.code, done.err) == (5, "labctl: run vision-7 has no log: it never started\n")
     done = labctl("logs", "-f", "vision-7")
-    assert (done.code, done.err) == (1, "vision-7 cancelled (cancelled by ada)\n")
+    assert (done.code, done.err) == (1, "vision-7 cancelled: cancelled by ada\n")
 
 
 def test_an_unknown_run(portal: FakePortal, labctl: Labctl) -> None:

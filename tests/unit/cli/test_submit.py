@@ -148,14 +148,21 @@ def test_a_connection_that_breaks_twice_promises_nothing(portal: FakePortal, lab
 
 def test_wait_ends_with_the_runs_exit_status(portal: FakePortal, labctl: Labctl) -> None:
     portal.on("POST", "/runs", run())
-    portal.on("GET", "/runs/vision-7", run(), run("starting"), run("running"), run("failed", exit_code=37))
+    portal.on(
+        "GET",
+        "/runs/vision-7",
+        run(),
+        run("starting"),
+        run("running"),
+        run("failed", exit_code=37, reason="out of memory"),
+    )
     done = labctl("submit", "--wait", "--", "true")
     assert (done.code, done.out) == (37, "")
     assert done.err.splitlines() == [
         "vision-7 queued: waits for 1 GPU of project vision",
         "vision-7 starting on gpu1",
         "vision-7 running on gpu1",
-        "vision-7 failed after 42s on gpu1 with exit status 37; files in /lab/projects/vision/runs/7_0_train",
+        "vision-7 failed after 42s on gpu1: out of memory; files in /lab/projects/vision/runs/7_0_train",
     ]
 
 
