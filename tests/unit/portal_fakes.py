@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from labcluster.errors import ConflictError, LabclusterError, NotAuthenticatedError, NotFoundError
+from labcluster.errors import (
+    ConflictError,
+    LabclusterError,
+    NotAuthenticatedError,
+    NotFoundError,
+    UnreachableError,
+)
 from labcluster.models.callers import Credential
 from labcluster.models.runs import (
     ACTIVE_STATES,
@@ -47,6 +53,7 @@ class FakeStore:
         self.counters: dict[str, Iterator[int]] = {}
         self.clock = clock
         self.broken: LabclusterError | None = None
+        self.lose_answers = 0
 
     def _check(self) -> None:
         if self.broken:
@@ -61,6 +68,9 @@ class FakeStore:
         row = Run(**run.model_dump(), number=number, state=RunState.QUEUED, submitted_at=self.clock())
         self.rows[row.id] = row
         self.keys[run.user, key] = (row.id, fingerprint)
+        if self.lose_answers:
+            self.lose_answers -= 1
+            raise UnreachableError("the run database does not answer: connection lost")
         return row, True
 
     def by_key(self, user: str, key: str, fingerprint: str) -> Run | None:

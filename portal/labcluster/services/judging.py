@@ -108,7 +108,7 @@ def _failure(run: Run, failed: KubeObject, pod: KubeObject | None) -> tuple[RunS
     prepare = _ended_init(pod)
     if prepare:
         said = _line(prepare.get("message")) or f"exit code {prepare['exitCode']}"
-        return RunState.FAILED, f"its run directory could not be prepared: {said}", None
+        return RunState.FAILED, f"it could not be prepared: {said}", None
     if not ended:
         return RunState.FAILED, _line(failed.get("message")) or "its pod failed", None
     return RunState.FAILED, _exit_reason(run, ended), code

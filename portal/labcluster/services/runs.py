@@ -44,6 +44,10 @@ _WEBHOOK = "failed calling webhook"
 _WEBHOOK_PATIENCE = 1.5
 _WEBHOOK_PAUSE = 0.3
 
+# A database that restarts is back within seconds; so long a lost answer to a commit is looked for.
+_COMMIT_CHECKS = 6
+_COMMIT_PAUSE = 0.5
+
 
 class RunService:
     """Every use of runs that the portal offers; `caller` is always proven before."""
@@ -93,10 +97,26 @@ class RunService:
             default_image=self._default_image,
             limits=self._limits,
         )
-        run, created = self._store.add(new, request.idempotency_key, print_of)
+        try:
+            run, created = self._store.add(new, request.idempotency_key, print_of)
+        except UnreachableError:
+            run, created = self._kept(caller.user, request.idempotency_key, print_of), True
         if created:
             self._make_job(run)
         return run, created
+
+    def _kept(self, user: str, key: str, print_of: str) -> Run:
+        """The row of a commit whose answer was lost: "not accepted" must be true when we say it."""
+        for _ in range(_COMMIT_CHECKS):
+            self._sleep(_COMMIT_PAUSE)
+            try:
+                run = self._store.by_key(user, key, print_of)
+            except UnreachableError:
+                continue
+            if run is None:
+                break
+            return run
+        raise UnreachableError("the run database does not answer: nothing was submitted")
 
     def _make_job(self, run: Run) -> None:
         manifest = job(run, self._settings, self._registry.host)

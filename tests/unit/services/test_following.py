@@ -101,7 +101,7 @@ def test_prepare_that_failed_is_told_in_its_own_words(lab: Any, pod_of: PodOf) -
     finish(lab, run, "Failed", reason="BackoffLimitExceeded")
     init = [{"name": "prepare", "state": {"terminated": {"exitCode": 1, "message": "disk is full\n"}}}]
     lab.cluster.pod_list = [pod_of(run, initContainerStatuses=init)]
-    assert follow(lab, run).reason == "its run directory could not be prepared: disk is full"
+    assert follow(lab, run).reason == "it could not be prepared: disk is full"
 
 
 @pytest.mark.parametrize(

@@ -157,3 +157,10 @@ def test_database_away_means_nothing_was_accepted(lab: Any) -> None:
 def test_administrator_does_not_submit(lab: Any) -> None:
     with pytest.raises(NotAllowedError, match="submit as a member"):
         lab.runs.submit(lab.admin, lab.request())
+
+
+def test_commit_whose_answer_was_lost_is_found_again(lab: Any) -> None:
+    lab.store.lose_answers = 1
+    run = lab.submit()
+    assert list(lab.store.rows) == [run.id]
+    assert lab.row(run).job_uid == "uid-run-vision-1"
