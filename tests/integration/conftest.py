@@ -1,0 +1,96 @@
+"""A bare apiserver with etcd on loopback: no node, no controller, no root. Needs `make artifacts`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import urllib3
+import yaml
+from kubernetes import client
+from labcluster.adapters.helm import Chart
+from labcluster.adapters.kube import KubeApi
+from labcluster.errors import LabclusterError
+from objects import apply
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(os.environ.get("LABCLUSTER_STORE", ROOT / "build" / "store")) / "bin"
+TOKEN = "integration"
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [found.getsockname()[1] for found in sockets]
+    for found in sockets:
+        found.close()
+    return ports
+
+
+@pytest.fixture(scope="session")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeApi]:
+    """The apiserver as its administrator."""
+    etcd, apiserver = BIN / "etcd" / "etcd", BIN / "kubernetes" / "kube-apiserver"
+    if not (etcd.exists() and apiserver.exists()):
+        pytest.skip(f"{BIN} has no etcd and kube-apiserver: run make artifacts")
+    home = tmp_path_factory.mktemp("apiserver")
+    clients, peers, port = _free_ports(3)
+    subprocess.run(["openssl", "genrsa", "-out", home / "sa.key", "2048"], check=True, capture_output=True)
+    (home / "tokens.csv").write_text(f'{TOKEN},admin,admin,"system:masters"\n')
+    commands = [
+        [
+            etcd, "--data-dir", home / "etcd", "--log-level", "error", "--unsafe-no-fsync",
+            "--listen-client-urls", f"http://127.0.0.1:{clients}",
+            "--advertise-client-urls", f"http://127.0.0.1:{clients}",
+            "--listen-peer-urls", f"http://127.0.0.1:{peers}",
+            "--initial-advertise-peer-urls", f"http://127.0.0.1:{peers}",
+            "--initial-cluster", f"default=http://127.0.0.1:{peers}",
+        ],
+        [
+            apiserver, "--etcd-servers", f"http://127.0.0.1:{clients}", "--secure-port", str(port),
+            "--bind-address", "127.0.0.1", "--advertise-address", "127.0.0.1", "--cert-dir", home / "certs",
+            "--service-account-issuer", "https://integration", "--service-account-key-file", home / "sa.key",
+            "--service-account-signing-key-file", home / "sa.key", "--token-auth-file", home / "tokens.csv",
+            "--authorization-mode", "RBAC", "--service-cluster-ip-range", "10.99.0.0/16",
+            "--endpoint-reconciler-type", "none", "--allow-privileged",
+        ],
+    ]  # fmt: skip
+    with (home / "log").open("wb") as log:
+        running = [subprocess.Popen(command, stdout=log, stderr=log, cwd=home) for command in commands]
+        try:
+            yield _connected(home, port)
+        finally:
+            for process in reversed(running):
+                process.kill()  # nothing of it is kept
+            for process in running:
+                process.wait(20)
+
+
+def _connected(home: Path, port: int) -> KubeApi:
+    configuration = client.Configuration()
+    configuration.host = f"https://127.0.0.1:{port}"
+    configuration.api_key = {"BearerToken": f"Bearer {TOKEN}", "authorization": f"Bearer {TOKEN}"}
+    configuration.ssl_ca_cert = str(home / "certs" / "apiserver.crt")
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            api = KubeApi(configuration)
+            api.list("/api/v1/namespaces")
+            return api
+        except (LabclusterError, OSError, urllib3.exceptions.HTTPError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def identity(api: KubeApi) -> KubeApi:
+    """The same with chart identity applied."""
+    folder = ROOT / "charts" / "identity"
+    values = yaml.safe_load((folder / "ci" / "values.yaml").read_text())
+    apply(api, *Chart.read(folder).render(values, name="identity", namespace="labcluster"))
+    return api
