@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from labcluster.adapters.portal import BrokenConnectionError, Portal
 from labcluster.cli import output
 from labcluster.cli.main import INTERRUPTED
-from labcluster.errors import ConflictError, LabclusterError, UnreachableError
+from labcluster.errors import ConflictError, LabclusterError, NotFoundError, UnreachableError
 
 #: How long a portal may be away before we give up; the run does not need it.
 _PATIENCE_SECONDS = 600.0
@@ -58,9 +60,10 @@ class Follower:
                 self._refresh()
             except UnreachableError as error:
                 self._lost(error)
-            except ConflictError:  # it has no log yet, or never had one
+            except (ConflictError, NotFoundError):  # it has no log yet, or never had one, or its pod is gone
                 self._refresh()
                 if self.over:
+                    print_file(self.run, skip=self._sent)
                     return
             time.sleep(_FIRST_POLL)
 
@@ -106,6 +109,20 @@ class Follower:
         if line != self._said and not self._quiet and not self.over:
             output.say(line)
         self._said = line
+
+
+def print_file(run: dict[str, Any], skip: int = 0) -> bool:
+    """Copy a run's stdout.log, without its first bytes; False if the caller may not read it here."""
+    try:
+        with (Path(run["directory"]) / "stdout.log").open("rb") as log:
+            log.seek(skip)
+            shutil.copyfileobj(log, sys.stdout.buffer, 1 << 20)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        return False
+    sys.stdout.buffer.flush()
+    return True
 
 
 def wait_for_end(portal: Portal, run: dict[str, Any], *, logs: bool, as_json: bool = False) -> int:

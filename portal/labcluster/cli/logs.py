@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,37 +26,20 @@ def command(run: str, follow: bool) -> int | None:
     """
     portal = build()
     found = portal.get(f"/runs/{run}")
-    if found["state"] not in output.ACTIVE and _print_file(found):
-        return None if not follow else _result(found)
-    if follow:
-        from labcluster.cli.following import wait_for_end
+    from labcluster.cli.following import exit_status, print_file, wait_for_end
 
+    if found["state"] not in output.ACTIVE and print_file(found):
+        if not follow:
+            return None
+        output.say(output.state_line(found))
+        return exit_status(found)
+    if follow:
         return wait_for_end(portal, found, logs=True)
     _print_answer(portal, found)
     return None
-
-
-def _print_file(run: dict[str, Any]) -> bool:
-    """The run's own file, if the caller may read it here."""
-    try:
-        with (Path(run["directory"]) / "stdout.log").open("rb") as log:
-            shutil.copyfileobj(log, sys.stdout.buffer, 1 << 20)
-    except BrokenPipeError:
-        raise
-    except OSError:
-        return False
-    sys.stdout.buffer.flush()
-    return True
 
 
 def _print_answer(portal: Portal, run: dict[str, Any]) -> None:
     for block in portal.stream(f"/runs/{run['id']}/logs"):
         sys.stdout.buffer.write(block)
     sys.stdout.buffer.flush()
-
-
-def _result(run: dict[str, Any]) -> int:
-    from labcluster.cli.following import exit_status
-
-    output.say(output.state_line(run))
-    return exit_status(run)

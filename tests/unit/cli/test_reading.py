@@ -9,7 +9,7 @@ import pytest
 from labcluster.cli import output
 from labcluster.errors import ConflictError, NotFoundError
 
-from .conftest import RUN, Chunks, FakePortal, Labctl, run
+from .conftest import RUN, Break, Chunks, FakePortal, Labctl, run
 
 NODE = {
     "name": "gpu1", "ready": True, "gpus": 4, "gpus_used": 1, "cpus": 2.0, "cpus_used": 1.25,
@@ -193,3 +193,14 @@ def test_version_needs_no_portal(labctl: Labctl, settings: Path) -> None:
     assert done.code == 0
     assert done.json()["portal"] is None
     assert labctl("version").out.startswith("labctl ")
+
+
+def test_a_pod_that_goes_while_its_log_is_followed(
+    portal: FakePortal, labctl: Labctl, tmp_path: Path
+) -> None:
+    (tmp_path / "stdout.log").write_bytes(b"one\ntwo\nthree\n")
+    ended = run("succeeded", directory=str(tmp_path))
+    portal.on("GET", "/runs/vision-7", run("running"), ended)
+    gone = NotFoundError("the pod of run vision-7 is gone")
+    portal.on("GET", "/runs/vision-7/logs", Chunks([b"one\nt", Break]), gone)
+    assert labctl("logs", "-f", "vision-7")[:2] == (0, "one\ntwo\nthree\n")
