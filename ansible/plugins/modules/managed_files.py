@@ -57,7 +57,7 @@ attributes:
 
 EXAMPLES = r"""
 - name: Install the settings
-  ansible.legacy.managed_files:
+  managed_files:
     files:
       - {path: /etc/example, state: directory, mode: "0755"}
       - {path: /etc/example/settings.conf, content: "a = 1\n", mode: "0644"}
