@@ -278,6 +278,16 @@ def test_images_are_listed_and_can_be_named(ada: Any) -> None:
     assert json.loads(good(done))["state"] == "succeeded"
 
 
+def test_a_dry_run_says_what_would_be_and_creates_nothing(ada: Any) -> None:
+    before = run_ids(ada)
+    done = ada(f"cd; labctl submit {SMALL} --gpus 1 --dry-run --json -- python3 train.py")
+    planned = json.loads(good(done))
+    assert (planned["project"], planned["name"], planned["gpus"]) == ("vision", "train", 1)
+    assert planned["image_digest"].startswith("sha256:")
+    assert ada("cd; labctl submit --project speech --dry-run -- true").code == 3
+    assert run_ids(ada) == before
+
+
 BAD = {
     "unknown project": ("cd; labctl submit --project visoin -- true", 4, "visoin"),
     "a project of others": ("cd; labctl submit --project speech -- true", 3, "no member of project speech"),
