@@ -8,11 +8,14 @@ RFC 3062 inside TLS; slapd's own policy decides how they are hashed.
 from __future__ import annotations
 
 import logging
+import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import ldap
 import ldap.dn
@@ -187,6 +190,7 @@ class LdapDirectory:
         return connection
 
     def _connect(self) -> Any:
+        self._greet()
         connection = ldap.initialize(self._uri, bytes_strictness="error")
         for option, value in (
             (ldap.OPT_PROTOCOL_VERSION, 3),
@@ -201,6 +205,22 @@ class LdapDirectory:
         ):
             connection.set_option(option, value)
         return connection
+
+    def _greet(self) -> None:
+        """Shake hands over TLS once by ourselves: libldap's own handshake has no timeout, and waits for ever
+        for a server that accepts connections and then says nothing. It also says clearly what is wrong."""
+        address = urlsplit(self._uri)
+        if address.scheme != "ldaps" or not address.hostname:
+            return
+        context = ssl.create_default_context(cafile=self._ca_file)
+        try:
+            with (
+                socket.create_connection((address.hostname, address.port or 636), self._timeout) as plain,
+                context.wrap_socket(plain, server_hostname=address.hostname),
+            ):
+                pass
+        except OSError as error:
+            raise UnreachableError(f"the directory {self._uri} does not answer: {error}") from error
 
     def _drop(self) -> None:
         if self._connection is not None:

@@ -20,6 +20,8 @@ import argparse
 import logging
 import os
 import re
+import socket
+import ssl
 import stat
 import sys
 import time
@@ -28,6 +30,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 log = logging.getLogger("labcluster-tree")
 
@@ -171,8 +174,20 @@ class Ldap:
             self._connection = None
             details = error.args[0] if error.args and isinstance(error.args[0], dict) else {}
             raise OSError(f"{self._uri}: {details.get('desc') or type(error).__name__}") from error
+        except OSError as error:
+            raise OSError(f"{self._uri}: {error}") from error
+
+    def _greet(self) -> None:
+        """libldap's TLS handshake knows no timeout: see whether the server talks before it is trusted to."""
+        address = urlsplit(self._uri)
+        if address.scheme == "ldaps" and address.hostname:
+            context = ssl.create_default_context(cafile=self._ca_file)
+            place = (address.hostname, address.port or 636)
+            with socket.create_connection(place, _LDAP_SECONDS) as plain:
+                context.wrap_socket(plain, server_hostname=address.hostname).close()
 
     def _connect(self, ldap: Any) -> Any:
+        self._greet()
         connection = ldap.initialize(self._uri)
         for option, value in (
             (ldap.OPT_NETWORK_TIMEOUT, _LDAP_SECONDS),
