@@ -26,6 +26,9 @@ _DPKG = [
 ]
 
 
+_HOST_KEYS = ['"$1"/etc/ssh/ssh_host_*', '"$1"/etc/munge/munge.key', '"$1"/etc/ssl/private/*']
+
+
 def short(key: str) -> str:
     """The part of a key that names things for people."""
     return key[:12]
@@ -173,6 +176,8 @@ def make_root_file_system(rootfs: RootFileSystem, suite: str, target: Path, runn
             '--aptopt=APT::Install-Recommends "false"',
             *(f"--dpkgopt={option}" for option in _DPKG),
             f"--include={','.join(rootfs.packages)}",
+            # Keys that packages make for one host must never be in an image, not even in a lower layer of it.
+            f"--customize-hook=rm -f {' '.join(_HOST_KEYS)}",
             suite,
             str(target),
             *machine.debian_sources(suite),
