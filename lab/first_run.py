@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -43,9 +44,12 @@ class Site:
         inventory = json.loads(listing.stdout)
         self.secrets = folder / "secrets"
         self.people: dict[str, Any] = yaml.safe_load((folder / "people.yml").read_text())
-        self.login: dict[str, Any] = inventory["_meta"]["hostvars"][inventory["login"]["hosts"][0]]
+        self.login_name: str = inventory["login"]["hosts"][0]
+        self.login: dict[str, Any] = inventory["_meta"]["hostvars"][self.login_name]
         self.admin: str = self.login["cluster_admins"][0]["name"]
-        self.portal = f"https://portal.{self.login['cluster_domain']}"
+        self.portal = f"https://portal.{self.login['cluster_domain']}/"
+        port = self.login.get("lab_hosts_portal_port")
+        self.portal_here = f"https://127.0.0.1:{port}/" if port else self.portal
 
     def ssh(
         self, user: str, command: str, *, stdin: bytes | None = None
@@ -57,12 +61,18 @@ class Site:
 
     def ssh_command(self, user: str) -> list[str]:
         """The ssh words before the remote command."""
-        key = self.secrets / ("admin_ed25519" if user == self.admin else f"users/{user}_ed25519")
-        return [
-            "ssh", "-F", "none", "-i", str(key), "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes",
-            "-o", f"UserKnownHostsFile={self.secrets / 'known_hosts'}", "-o", "ConnectTimeout=5",
-            f"{user}@{self.login['ansible_host']}",
-        ]  # fmt: skip
+        words = [
+            "ssh",
+            "-F",
+            str(self.secrets / "ssh_config"),
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "ConnectTimeout=5",
+        ]
+        if user != self.admin:
+            words += ["-i", str(self.secrets / "users" / f"{user}_ed25519")]
+        return [*words, f"{user}@{self.login_name}"]
 
     def labctl(self, user: str, *words: str) -> str:
         """The output of one labctl command; raises FirstRunError with its message."""
@@ -151,14 +161,16 @@ def train(site: Site, user: str, project: str, folder: str) -> dict[str, Any]:
 def report(site: Site, user: str, run: dict[str, Any]) -> None:
     """What happened, where the files are, and what to type next."""
     files = site.ssh(user, f"cd {run['directory']} && find . -type f | sort").stdout.decode().split()
-    metrics = site.ssh(user, f"cat {run['directory']}/artifacts/metrics.json").stdout.decode().strip()
-    ssh = shlex.join(site.ssh_command(user))
+    metrics = site.ssh(user, f"cat {run['directory']}/artifacts/metrics.json").stdout
+    shown = "  ".join(f"{name} {value}" for name, value in json.loads(metrics).items())
+    folder = os.path.relpath(site.secrets)
+    ssh = f"ssh -F {folder}/ssh_config -i {folder}/users/{user}_ed25519 {user}@{site.login_name}"
     print(f"""
 {run["id"]} ({run["name"]}) of {user} {run["state"]} on {run["node"]} with {run["gpus"]} GPU
-  metrics    {metrics}
+  metrics    {shown}
   files      {run["directory"]}
              {"  ".join(name.removeprefix("./") for name in files)}
-  portal     {site.portal}  (on this machine: https://{site.login["cluster_management_address"]}/)
+  portal     {site.portal} (on this machine: {site.portal_here})
 
 Next:
   {ssh}

@@ -132,15 +132,15 @@ class Admin(_Model):
 class PackageMirror(_Model):
     """Debian mirrors that the nodes use instead of their own sources."""
 
-    debian: HttpUrl | None = Field(None, description="mirror of the Debian archive")
-    debian_security: HttpUrl | None = Field(None, description="mirror of Debian security updates")
+    debian: HttpUrl | None = Field(default=None, description="mirror of the Debian archive")
+    debian_security: HttpUrl | None = Field(default=None, description="mirror of Debian security updates")
 
 
 class Proxy(_Model):
     """The proxy through which nodes reach package mirrors."""
 
-    http: HttpUrl | None = Field(None, description="proxy for http")
-    https: HttpUrl | None = Field(None, description="proxy for https")
+    http: HttpUrl | None = Field(default=None, description="proxy for http")
+    https: HttpUrl | None = Field(default=None, description="proxy for https")
     no_proxy: list[str] = Field(default=[], description="names, addresses and networks reached directly")
 
 
@@ -165,7 +165,7 @@ class Site(_Model):
 
     name: DnsLabel = Field(description="name of the cluster, a DNS label")
     domain: DnsName = Field(description="DNS suffix: portal.<domain>, registry.<domain>, <host>.<domain>")
-    timezone: str = Field("Etc/UTC", description="time zone of every node")
+    timezone: str = Field(default="Etc/UTC", description="time zone of every node")
     management_network: IPv4Network = Field(description="ssh, Kubernetes API, portal, LDAP, registry")
     data_network: IPv4Network = Field(description="NFS only, on its own interface")
     pod_network: IPv4Network = Field(description="addresses of pods, a /24 a node")
@@ -177,14 +177,18 @@ class Site(_Model):
         min_length=1, description="may open ssh to the login node, and the portal"
     )
     admins: list[Admin] = Field(min_length=1, description="local administrators of every node")
-    package_mirror: PackageMirror = Field(PackageMirror(), description="empty: the nodes' own sources stay")
-    proxy: Proxy = Field(Proxy(), description="empty: no proxy")
+    package_mirror: PackageMirror = Field(
+        default=PackageMirror(), description="empty: the nodes' own sources stay"
+    )
+    proxy: Proxy = Field(default=Proxy(), description="empty: no proxy")
     extra_ca_files: list[str] = Field(
         default=[],
         description="PEM files on the administrator's machine that every node trusts, e.g. a TLS proxy's",
     )
     ntp_servers: list[str] = Field(default=[], description="empty: Debian's pool")
-    time_sync: bool = Field(True, description="off only where nodes share their host's clock (the lab)")
+    time_sync: bool = Field(
+        default=True, description="off only where nodes share their host's clock (the lab)"
+    )
     ldap_base_dn: Annotated[str, AfterValidator(_distinguished_name)] = Field(
         description="root of the directory"
     )
@@ -192,12 +196,12 @@ class Site(_Model):
         "nfs", description="how nodes get /lab; shared_volume: lab"
     )
     gpu_source: Literal["debian", "nvidia", "simulated"] = Field(
-        "debian", description="where the GPU driver comes from; simulated: lab"
+        default="debian", description="where the GPU driver comes from; simulated: lab"
     )
-    kernel_allowances: bool = Field(False, description="lab only: containers as nodes, cgroup v1")
-    store_dir: str | None = Field(None, description="artifact store on the administrator's machine")
+    kernel_allowances: bool = Field(default=False, description="lab only: containers as nodes, cgroup v1")
+    store_dir: str | None = Field(default=None, description="artifact store on the administrator's machine")
     secrets: Secrets | None = Field(
-        None, description="see group_vars/all/secrets.yml; ansible-vault on a site"
+        default=None, description="see group_vars/all/secrets.yml; ansible-vault on a site"
     )
 
 
@@ -205,7 +209,9 @@ class Host(_Model):
     """One machine of `hosts.yml`: what the site file is checked against."""
 
     ansible_host: IPv4Address = Field(description="address on the management network")
-    data_nic_interface: str | None = Field(None, description="interface of the data network")
-    data_nic_address: IPv4Address | None = Field(None, description="address on the data network")
-    data_nic_mtu: int | None = Field(None, ge=1280, le=9216, description="MTU of the data network, bytes")
-    gpu_count: int | None = Field(None, ge=1, le=16, description="physical GPUs of a gpu_node")
+    data_nic_interface: str | None = Field(default=None, description="interface of the data network")
+    data_nic_address: IPv4Address | None = Field(default=None, description="address on the data network")
+    data_nic_mtu: int | None = Field(
+        default=None, ge=1280, le=9216, description="MTU of the data network, bytes"
+    )
+    gpu_count: int | None = Field(default=None, ge=1, le=16, description="physical GPUs of a gpu_node")
