@@ -212,8 +212,8 @@ class LdapDirectory:
         address = urlsplit(self._uri)
         if address.scheme != "ldaps" or not address.hostname:
             return
-        context = ssl.create_default_context(cafile=self._ca_file)
         try:
+            context = ssl.create_default_context(cafile=self._ca_file)
             with (
                 socket.create_connection((address.hostname, address.port or 636), self._timeout) as plain,
                 context.wrap_socket(plain, server_hostname=address.hostname),

@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 # Events of cluster-scoped objects lie here by Kubernetes' own rule.
 _EVENTS = "/api/v1/namespaces/default/events"
+# These change with the members, of whom there is an event already.
+_FOLLOW_MEMBERS = frozenset({"ConfigMap", "RoleBinding"})
 
 
 class Reporter:
@@ -28,7 +30,7 @@ class Reporter:
     def before(self, projects: Iterable[Project], drift: Drift, live: Mapping[Key, Json]) -> None:
         """Events for what is about to be done."""
         by_name = {project.name: project for project in projects}
-        repaired: dict[str, list[str]] = {}
+        touched: dict[str, set[str]] = {}
         for item, there in drift.apply:
             project = by_name.get(item["metadata"]["labels"].get(LABEL_PROJECT, ""))
             if project is None:
@@ -38,10 +40,15 @@ class Reporter:
                 self._event(project, "Created", f"made namespace {name}")
             elif kind == "ConfigMap" and name == MEMBERS:
                 self._membership(project, (there or {}).get("data") or {}, item["data"])
-            elif ("Namespace", "", project.namespace) in live and kind not in ("RoleBinding", "ConfigMap"):
-                repaired.setdefault(project.name, []).append(kind)
-        for name, kinds in repaired.items():
-            self._event(by_name[name], "Repaired", f"brought into line: {', '.join(sorted(set(kinds)))}")
+            elif ("Namespace", "", project.namespace) not in live:
+                continue  # a new project says once that it is made
+            elif there is None or kind not in _FOLLOW_MEMBERS:
+                touched.setdefault(project.name, set()).add(kind)
+        for name, kinds in touched.items():
+            project = by_name[name]
+            # What the Project itself does not explain was done by somebody else.
+            asked = project.generation != project.status.get("observedGeneration")
+            self._event(project, "Updated" if asked else "Repaired", f"brought into line: {_listed(kinds)}")
         for item in drift.remove:
             project = by_name.get(item["metadata"].get("labels", {}).get(LABEL_PROJECT, ""))
             if project:
@@ -109,6 +116,10 @@ class Reporter:
             self._api.create(_EVENTS, body)
         except LabclusterError as error:
             log.warning("cannot write an event: %s", error)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
 
 
 def _status(project: Project, verdict: Verdict, now: datetime) -> Json:

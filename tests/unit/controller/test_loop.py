@@ -15,6 +15,7 @@ from labcluster.errors import UnreachableError
 from labcluster.models.projects import Project, ProjectSpec
 from labcluster.services.drift import Key, key_of
 
+BINDING = "/apis/rbac.authorization.k8s.io/v1/namespaces/project-vision/rolebindings/labcluster-members"
 MEMBERS = "/api/v1/namespaces/project-vision/configmaps/labcluster-members"
 
 
@@ -24,6 +25,7 @@ class Seen:
     def __init__(self, api: FakeApi) -> None:
         self._api = api
         self.usable = True
+        self.generation = 1
         self.specs: dict[str, ProjectSpec] = {}
 
     def wait_synced(self, seconds: float) -> bool:
@@ -36,7 +38,13 @@ class Seen:
             if path.endswith("/status")
         }
         return [
-            Project(name=name, spec=spec, uid=f"uid-{name}", generation=1, status=status.get(name, {}))
+            Project(
+                name=name,
+                spec=spec,
+                uid=f"uid-{name}",
+                generation=self.generation,
+                status=status.get(name, {}),
+            )
             for name, spec in self.specs.items()
         ]
 
@@ -106,9 +114,7 @@ def test_leaving_member_loses_everything(site: Site) -> None:
     data = site.api.objects[MEMBERS]["data"]
     assert "ada" not in data
     assert "bo" in data
-    binding = site.api.objects[
-        "/apis/rbac.authorization.k8s.io/v1/namespaces/project-vision/rolebindings/labcluster-members"
-    ]
+    binding = site.api.objects[BINDING]
     assert [subject["name"] for subject in binding["subjects"]] == ["bo"]
     assert site.events() == [
         ("MembersAdded", "now members: bo"),
@@ -126,6 +132,23 @@ def test_drift_is_repaired_and_said(site: Site) -> None:
     assert policy in site.api.objects
     assert "mallory" not in site.api.objects[MEMBERS]["data"]
     assert ("Repaired", "brought into line: NetworkPolicy") in site.events()
+
+
+def test_changed_project_is_said_to_be_updated_and_not_repaired(site: Site) -> None:
+    site.turn()
+    site.events()
+    site.seen.specs["vision"] = ProjectSpec(gid=30000, gpus=1, max_gpus=3)
+    site.seen.generation = 2
+    site.turn()
+    assert site.events() == [("Updated", "brought into line: ClusterQueue")]
+
+
+def test_removed_binding_is_said_to_be_repaired(site: Site) -> None:
+    site.turn()
+    site.events()
+    del site.api.objects[BINDING]
+    site.turn()
+    assert site.events() == [("Repaired", "brought into line: RoleBinding")]
 
 
 def test_removed_project_takes_its_namespace_and_volume_along(site: Site) -> None:
