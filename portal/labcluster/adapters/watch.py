@@ -94,6 +94,7 @@ class WatchCache:
 
     def _run(self) -> None:
         delay = 0.2
+        said = ""
         version: str | None = None
         while not self._stopping.is_set():
             try:
@@ -101,13 +102,15 @@ class WatchCache:
                     version = self._list()
                     self._synced.set()
                 version = self._watch(version)
-                delay = 0.2
+                delay, said = 0.2, ""
             except GoneError:
                 version = None
             except (LabclusterError, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 if self._stopping.is_set():
                     return
-                log.warning("watch of %s lost, trying again: %s", self._path, error)
+                if str(error) != said:  # the same trouble once, however long it lasts
+                    said = str(error)
+                    log.warning("watch of %s lost, trying again: %s", self._path, said)
                 self._stopping.wait(delay + random.uniform(0, delay))  # noqa: S311 - jitter, not a secret
                 delay = min(delay * 2, 5.0)
 

@@ -146,7 +146,9 @@ def _waiting(pod: KubeObject) -> tuple[str | None, bool]:
         None,
     )
     if unbound:
-        return f"no node has room for it now: {_line(unbound.get('message'))}", False
+        # What follows the first sentence is about preemption, which Kueue does and not the scheduler.
+        message = _line(unbound.get("message")).split(". ")[0]
+        return f"no node has room for it now: {message}", False
     for status in _statuses(pod):
         waiting = status.get("state", {}).get("waiting") or {}
         why, message = waiting.get("reason"), _line(waiting.get("message"))

@@ -139,7 +139,7 @@ def test_preempted_run_waits_again_as_if_it_had_never_started(lab: Any, pod_of: 
 def test_unschedulable_pod_says_so(lab: Any, pod_of: PodOf) -> None:
     run = lab.submit()
     admit(lab, run)
-    unbound = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available"}
+    unbound = {"type": "PodScheduled", "status": "False", "message": "0/3 nodes are available. no new claims"}
     lab.cluster.pod_list = [pod_of(run, node=None, phase="Pending", conditions=[unbound])]
     row = follow(lab, run)
     assert (row.state, row.reason) == (

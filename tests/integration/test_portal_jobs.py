@@ -1,0 +1,125 @@
+"""The portal's Jobs on a real apiserver, with the admission policies in force."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+
+import pytest
+from labcluster.adapters.kube import KubeApi, KubeJobs
+from labcluster.adapters.view import KubeView
+from labcluster.errors import NotAllowedError
+from labcluster.models.runs import Run, RunState
+from labcluster.models.settings import JobSettings
+from labcluster.services.jobs import job
+from objects import apply, site
+
+REGISTRY = "registry.lab.internal:5000"
+JOBS = "/apis/batch/v1/namespaces/project-vision/jobs"
+SETTINGS = JobSettings(runner_image=f"{REGISTRY}/labcluster/runner:1@sha256:{'0' * 64}")
+
+
+def run(number: int, user: str = "ada", **changes: object) -> Run:
+    return Run.model_validate(
+        {
+            "project": "vision",
+            "number": number,
+            "name": "train",
+            "user": user,
+            "uid": 20000,
+            "gid": 30000,
+            "image": f"{REGISTRY}/common/python-ml:1",
+            "image_digest": f"sha256:{'1' * 64}",
+            "command": ["python", "train.py"],
+            "workdir": "/lab/home/ada",
+            "gpus": 1,
+            "cpus": 1.5,
+            "memory": "4Gi",
+            "time_seconds": 60,
+            "env": {"A": "$(B)"},
+            "state": RunState.QUEUED,
+            "submitted_at": datetime(2026, 11, 21, tzinfo=UTC),
+        }
+        | changes
+    )
+
+
+def until(check: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 20
+    while not check():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def jobs(identity: KubeApi) -> Iterator[KubeJobs]:
+    """ada in vision, and policies that are in force."""
+    for item in site().objects:
+        if item["kind"] in ("Namespace", "ConfigMap", "RoleBinding"):
+            apply(identity, item)
+    jobs = KubeJobs(identity)
+
+    def in_force() -> bool:
+        """Policies take effect a moment after they were written: both must have."""
+        try:
+            jobs.create(job(run(900, gpus=5), SETTINGS, REGISTRY), "ada")
+        except NotAllowedError:
+            jobs.create(job(run(901), SETTINGS, REGISTRY), "ada")
+            made = identity.get(f"{JOBS}/run-vision-901")
+            jobs.delete("project-vision", "run-vision-901", "ada")
+            return "runAsUser" in made["spec"]["template"]["spec"]["securityContext"]
+        jobs.delete("project-vision", "run-vision-900", "ada")
+        return False
+
+    until(in_force, "the policies do not come into force")
+    yield jobs
+
+
+def test_job_runs_under_the_users_own_ids_and_is_made_once(identity: KubeApi, jobs: KubeJobs) -> None:
+    first = run(1)
+    uid = jobs.create(job(first, SETTINGS, REGISTRY), "ada")
+    assert jobs.create(job(first, SETTINGS, REGISTRY), "ada") == uid
+    made = identity.get(f"{JOBS}/run-vision-1")
+    security = made["spec"]["template"]["spec"]["securityContext"]
+    assert (security["runAsUser"], security["runAsGroup"]) == (20000, 30000)
+    assert security["supplementalGroupsPolicy"] == "Strict"
+    jobs.delete("project-vision", "run-vision-1", "ada")
+    jobs.delete("project-vision", "run-vision-1", "ada")
+    until(lambda: not jobs.exists("project-vision", "run-vision-1"), "the Job does not go away")
+
+
+def test_nobody_gets_a_job_in_a_foreign_project(jobs: KubeJobs) -> None:
+    for user in ("bo", "nosuch"):
+        with pytest.raises(NotAllowedError):
+            jobs.create(job(run(2), SETTINGS, REGISTRY), user)
+    assert not jobs.exists("project-vision", "run-vision-2")
+
+
+def test_job_in_another_members_name_is_the_makers_own(identity: KubeApi, jobs: KubeJobs) -> None:
+    jobs.create(job(run(5, user="ada"), SETTINGS, REGISTRY), "eve")
+    made = identity.get(f"{JOBS}/run-vision-5")
+    assert made["spec"]["template"]["spec"]["securityContext"]["runAsUser"] == 20002
+    assert made["metadata"]["labels"]["labcluster.internal/user"] == "eve"
+
+
+def test_refusal_of_a_policy_is_its_sentence_alone(jobs: KubeJobs) -> None:
+    with pytest.raises(NotAllowedError) as caught:
+        jobs.create(job(run(3, gpus=5), SETTINGS, REGISTRY), "ada")
+    assert caught.value.detail.startswith("[gpu/maximum] 5 GPUs are asked for")
+
+
+def test_watches_see_members_and_jobs(identity: KubeApi, jobs: KubeJobs) -> None:
+    view = KubeView(identity, follow_jobs=True)
+    view.start()
+    until(lambda: view.memberships("ada"), "members are not seen")
+    assert view.memberships("ada")["vision"].uid == 20000
+    told: list[str] = []
+    view.subscribe(told.append)
+    seen = run(4)
+    jobs.create(job(seen, SETTINGS, REGISTRY), "ada")
+    until(lambda: view.job(seen), "the Job is not seen")
+    assert "vision-4" in told
+    jobs.delete("project-vision", "run-vision-4", "ada")
+    until(lambda: view.job(seen) is None, "the Job's end is not seen")
+    view.stop()
