@@ -89,6 +89,8 @@ from ansible.module_utils.basic import AnsibleModule  # noqa: E402
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 # A registry whose pod was just exchanged does not listen for a moment.
 PATIENCE_SECONDS = 30
+# Asking only, nobody waits for a registry that is not there yet.
+PATIENCE_OF_CHECK_SECONDS = 2
 TIMEOUT_SECONDS = 120
 DAMAGED = "the store is damaged, `make artifacts` repairs it"
 
@@ -100,8 +102,9 @@ class PushError(Exception):
 class Registry:
     """The HTTP API of one registry, over one kept connection."""
 
-    def __init__(self, address, ca_file, username, password):
+    def __init__(self, address, ca_file, username, password, patience):
         self.address = address
+        self.patience = patience
         try:
             context = ssl.create_default_context(cafile=ca_file)
         except OSError as error:
@@ -114,7 +117,7 @@ class Registry:
 
     def call(self, method, path, allowed, body=None, headers=None):
         """(status, headers) of an answer whose status is allowed."""
-        end = time.monotonic() + PATIENCE_SECONDS
+        end = time.monotonic() + self.patience
         while True:
             try:
                 self.connection.request(method, path, body=body, headers={**self.headers, **(headers or {})})
@@ -209,7 +212,10 @@ def main():
     given = module.params
     pushed = []
     try:
-        registry = Registry(given["address"], given["ca_file"], given["username"], given["password"])
+        patience = PATIENCE_OF_CHECK_SECONDS if module.check_mode else PATIENCE_SECONDS
+        registry = Registry(
+            given["address"], given["ca_file"], given["username"], given["password"], patience
+        )
         for image in given["images"]:
             repository, _, tag = image["reference"].rpartition(":")
             if registry.has(repository, tag, image["digest"]):
