@@ -181,6 +181,21 @@ def test_follow_prints_what_the_run_prints(ada: Any) -> None:
     assert "exit code 5" in done.err.splitlines()[-1]
 
 
+def test_ctrl_c_leaves_the_run(ada: Any) -> None:
+    key = f"e2e-{time.time_ns()}"
+    words = f"labctl submit {SMALL} --idempotency-key {key} --follow -- sleep 300"
+    done = ada(f"cd; timeout --foreground --signal INT 8 {words}")
+    run = submit(ada, f"--idempotency-key {key}", "sleep 300")
+    try:
+        assert done.err.splitlines()[-1] == (
+            f"{run['id']} goes on without you: labctl logs -f {run['id']} shows it again,"
+            f" labctl cancel {run['id']} ends it"
+        )
+        wait_for(ada, run["id"], "running")
+    finally:
+        good(ada(f"labctl cancel {run['id']}"))
+
+
 def test_a_run_has_its_users_identity_and_surroundings(ada: Any, me: dict[str, Any]) -> None:
     script = (
         "id -u; id -g; echo $HOME $USER $LABCLUSTER_PROJECT $PWD;"
