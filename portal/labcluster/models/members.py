@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, computed_field
 
 # A name is a POSIX login, the value of a Kubernetes label, a key of a ConfigMap and a part of a path.
 MEMBER_NAME = re.compile(r"[a-z]([a-z0-9._-]{0,30}[a-z0-9])?")
@@ -84,6 +84,7 @@ class Change(_Frozen):
 
     actions: tuple[str, ...] = ()
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def changed(self) -> bool:
         """Whether there was anything to do."""

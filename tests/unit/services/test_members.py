@@ -29,6 +29,11 @@ def test_same_request_again_changes_nothing() -> None:
     assert not ensure_member(store, "ada", request).changed
 
 
+def test_change_is_told_as_json_with_its_flag() -> None:
+    change = ensure_member(FakeDirectory(), "ada", MemberRequest(full_name="Ada"))
+    assert change.model_dump() == {"actions": ("add member ada with uid 20000",), "changed": True}
+
+
 def test_dry_run_says_what_it_would_do_and_does_nothing() -> None:
     store = FakeDirectory()
     request = MemberRequest.model_validate({"full_name": "Ada", "password": "long enough"})
