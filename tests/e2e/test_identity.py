@@ -150,11 +150,14 @@ def test_drift_is_repaired(api: KubeApi) -> None:
     api.delete(policy)
     api.delete(binding)
     api.request("PATCH", MEMBERS.format("vision"), body={"data": {"mallory": "0 0 0"}}, content_type=MERGE)
-    within(REPAIR_SECONDS, lambda: "mallory" not in members(api, "vision"))
     names = "/apis/networking.k8s.io/v1/namespaces/project-vision/networkpolicies"
-    within(REPAIR_SECONDS, lambda: any(p["metadata"]["name"] == "labcluster" for p in api.list(names)))
     jobs = "/apis/batch/v1/namespaces/project-vision/jobs"
-    within(REPAIR_SECONDS, lambda: _may_list(api, jobs, "ada"))
+    seconds = [
+        within(REPAIR_SECONDS, lambda: "mallory" not in members(api, "vision")),
+        within(REPAIR_SECONDS, lambda: any(p["metadata"]["name"] == "labcluster" for p in api.list(names))),
+        within(REPAIR_SECONDS, lambda: _may_list(api, jobs, "ada")),
+    ]
+    assert sum(seconds) < REPAIR_SECONDS
 
 
 def test_projects_say_that_they_are_ready(api: KubeApi) -> None:

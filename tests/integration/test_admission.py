@@ -347,7 +347,8 @@ def test_own_ids_and_own_images_said_aloud_are_fine(lab: KubeApi) -> None:
         spec["containers"][0]["securityContext"] = {"runAsUser": 20000, "runAsGroup": 30000}
         spec["priorityClassName"] = "labcluster-low"
 
-    create(lab, job(say), "ada")
+    made = create(lab, job(say), "ada")
+    assert made["spec"]["template"]["spec"]["containers"][0]["securityContext"]["runAsUser"] == 20000
 
 
 def test_job_whose_owner_left_can_be_finished_but_not_be_given_to_others(lab: KubeApi) -> None:
