@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _LEAVE_TO_REQUEST = timedelta(seconds=5)
 # How long we look for Jobs of runs that were ended in the table only.
 _CLEAN_FOR = timedelta(minutes=15)
+# How old the picture of the queue may be that reasons are taken from.
+_REPORT_SECONDS = 1.0
 
 
 class RunReconciler:
@@ -50,6 +52,8 @@ class RunReconciler:
         self._dirty: set[str] = set()
         self._lock = threading.Lock()
         self._wake = threading.Event()
+        self._report: QueueReport | None = None
+        self._report_until = 0.0
         view.subscribe(self.notice)
 
     def notice(self, run_id: str) -> None:
@@ -83,7 +87,9 @@ class RunReconciler:
     def reconcile_once(self) -> None:
         """Look at every active run, and at what lately ended ones left behind."""
         active = self._store.active()
-        self._look_at(active, QueueReport(active, self._view))
+        self._report = QueueReport(active, self._view)
+        self._report_until = time.monotonic() + _REPORT_SECONDS
+        self._look_at(active)
         for run in self._store.ended_since(self._clock() - _CLEAN_FOR):
             self._remove_leftover(run)
 
@@ -101,19 +107,25 @@ class RunReconciler:
                 run = self._store.get(match["project"], int(match["number"]), int(match["trial"] or 0))
                 if run and not run.state.final:
                     runs.append(run)
-        if runs:
-            self._look_at(runs, QueueReport(self._store.active(), self._view))
+        self._look_at(runs)
 
-    def _look_at(self, runs: Iterable[Run], report: QueueReport) -> None:
+    def _why(self, run: Run) -> str:
+        """What a queued run waits for. With many runs in the queue the report on it is not made for each."""
+        if self._report is None or time.monotonic() > self._report_until:
+            self._report = QueueReport(self._store.active(), self._view)
+            self._report_until = time.monotonic() + _REPORT_SECONDS
+        return self._report.why(run)
+
+    def _look_at(self, runs: Iterable[Run]) -> None:
         for run in runs:
             try:
-                self._follow(run, report)
+                self._follow(run)
             except UnreachableError:
                 raise
             except Exception:  # one odd run must not keep the others from being followed
                 log.exception("run %s cannot be followed", run.id)
 
-    def _follow(self, run: Run, report: QueueReport) -> None:
+    def _follow(self, run: Run) -> None:
         found = self._view.job(run)
         if found is None:
             self._without_job(run)
@@ -125,7 +137,7 @@ class RunReconciler:
         verdict = judge(run, found, self._view.pod(run), self._clock(), self._settings.image_wait_seconds)
         change = verdict.change
         if change.state is RunState.QUEUED:
-            change = change.model_copy(update={"reason": report.why(run)})
+            change = change.model_copy(update={"reason": self._why(run)})
         if change != RunChange.of(run):
             self._store.change(run, change)
         if verdict.remove_job:
