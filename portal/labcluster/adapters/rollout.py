@@ -99,8 +99,8 @@ class Rollout:
             selector = ",".join(f"{key}={value}" for key, value in labels.items())
             query = {"labelSelector": selector}
             pods = self._api.list(f"/api/v1/namespaces/{part.namespace}/pods", query=query)
-            if not pods:
-                lines += self._events(part.namespace, part.name) or ["  no pod was made for it"]
+            if not pods and not lines:
+                lines = self._events(part.namespace, part.name) or ["  no pod was made for it"]
             for pod in pods:
                 lines += self._diagnose_pod(part.namespace, pod)
         return lines
@@ -116,12 +116,15 @@ class Rollout:
             lines.append(f"    {f'container {container}: ' if container else ''}{fault}")
             if container:
                 lines += [f"      | {line}" for line in self._log(namespace, name, container, pod)]
-        return lines + ["  " + line for line in self._events(namespace, name)]
+        said = "\n".join(lines)
+        events = [line for line in self._events(namespace, name) if line.partition(": ")[2] not in said]
+        return lines + ["  " + line for line in events]
 
     def _log(self, namespace: str, pod: str, container: str, item: Json) -> list[str]:
         statuses = _statuses(item)
         state = next((status for status in statuses if status["name"] == container), {})
-        previous = "running" not in state.get("state", {}) and bool(state.get("restartCount"))
+        # While it waits to be started again, what it said is the previous container's.
+        previous = "waiting" in state.get("state", {}) and bool(state.get("restartCount"))
         query = {"container": container, "tailLines": _LOG_LINES, "previous": str(previous).lower()}
         try:
             stream = self._api.open(
