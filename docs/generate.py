@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import click
 import yaml
@@ -19,6 +19,8 @@ from pydantic_core import PydanticUndefined
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = ROOT / "docs" / "reference"
+#: A longer default would make a table's column unreadable.
+DEFAULT_CHARACTERS = 60
 HEADER = "<!-- Written by `make generate` from {source}; do not edit. -->\n"
 
 
@@ -96,6 +98,9 @@ def roles_page() -> Iterator[str]:
     yield "# Roles\n"
     for specs in sorted((ROOT / "ansible" / "roles").glob("*/meta/argument_specs.yml")):
         role = specs.parents[1].name
+        defaults: dict[str, Any] = {}
+        for file in sorted((specs.parents[1] / "defaults").rglob("*.yml")):
+            defaults |= yaml.safe_load(file.read_text()) or {}
         for entry, spec in yaml.safe_load(specs.read_text())["argument_specs"].items():
             yield f"## {role}" + ("" if entry == "main" else f" ({entry})") + "\n"
             yield f"{spec.get('short_description', '')}\n"
@@ -113,11 +118,12 @@ def roles_page() -> Iterator[str]:
                 yield ""
 
 
-def default_of(option: dict[str, Any]) -> str:
-    """An option's default as a cell."""
-    if option.get("required"):
+def default_of(name: str, option: dict[str, Any], defaults: dict[str, Any]) -> str:
+    """An option's default as a cell; a long one stays in the role's defaults."""
+    if option.get("required") or name not in defaults:
         return "required"
-    return f"`{json.dumps(option['default'])}`" if "default" in option else "see defaults/main.yml"
+    shown = json.dumps(defaults[name], ensure_ascii=False)
+    return f"`{shown}`" if len(shown) <= DEFAULT_CHARACTERS else "see defaults/main.yml"
 
 
 def text_of(description: str | list[str]) -> str:
@@ -191,12 +197,17 @@ def help_of(command: click.Command, context: click.Context) -> Iterator[str]:
 
 def api_page() -> Iterator[str]:
     """The REST routes from the OpenAPI document."""
-    from labcluster.web.app import openapi_document
+    from labcluster.web.app import create_app
+    from labcluster.web.wiring import Portal
 
-    document = openapi_document()
+    # Describing its routes needs no database or cluster behind them.
+    document = create_app(cast(Portal, None)).openapi()
     yield "# REST API\n\nThe whole document is served at `/api/v1/openapi.json`.\n"
     rows = [
-        [f"`{method.upper()} {path}`", operation.get("summary", "")]
+        [
+            f"`{method.upper()} {path}`",
+            operation.get("description", operation.get("summary", "")).split("\n")[0],
+        ]
         for path, operations in document["paths"].items()
         for method, operation in operations.items()
     ]
