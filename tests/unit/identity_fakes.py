@@ -108,8 +108,11 @@ class FakeApi:
         if path in self.refused:
             raise self.refused[path]
         self.applied.append(path)
+        old = self.objects.get(path, {})
+        stored = _merged(old, json.loads(json.dumps(body)))
+        if stored == old:
+            return copy.deepcopy(old)
         self._version += 1
-        stored = _merged(self.objects.get(path, {}), json.loads(json.dumps(body)))
         stored["metadata"]["resourceVersion"] = str(self._version)
         self.objects[path] = stored
         return copy.deepcopy(stored)

@@ -68,12 +68,13 @@ class Caches:
 
     def live(self) -> dict[Key, Json]:
         """Everything with our label."""
-        # Items of a list carry no kind.
-        return {
-            key_of(item): item
-            for kind, cache in self._owned.items()
-            for item in ({**item, "kind": kind} for item in cache.items())
-        }
+        found = {}
+        for kind, cache in self._owned.items():
+            # Items of a list do not say what they are.
+            what = {"apiVersion": KINDS[kind].api_version, "kind": kind}
+            for item in cache.items():
+                found[key_of({**item, **what})] = {**item, **what}
+        return found
 
     def settle(self, written: Iterable[Json], seconds: float = 2.0) -> None:
         """Wait until the copies show what we have written, so that it is not taken for missing."""

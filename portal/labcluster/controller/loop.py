@@ -9,26 +9,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
-from labcluster.adapters.kube import MERGE, Json, KubeApi
+from labcluster.adapters.kube import KubeApi
 from labcluster.controller.caches import Caches
 from labcluster.controller.reports import Reporter
-from labcluster.errors import LabclusterError, NotFoundError, UnreachableError
+from labcluster.controller.writes import Done, Writer, protected
+from labcluster.errors import LabclusterError, UnreachableError
 from labcluster.models.members import Directory
-from labcluster.models.projects import LABEL_PROJECT, Project
 from labcluster.services import namespaces
-from labcluster.services.drift import KINDS, Drift, Key, compare, key_of, path_of
-from labcluster.services.manifests import MANAGER
+from labcluster.services.drift import compare
 from labcluster.services.members import Readable
 
 log = logging.getLogger(__name__)
 
-# Writes at a time: enough to hide the round trips, too few to crowd out other clients of the apiserver.
-_WRITERS = 8
 # Changes come in bunches (one submit, one LDAP import): gather them before the next turn.
 _GATHER_SECONDS = 0.1
 
@@ -49,6 +43,7 @@ class Controller:
         self._caches = caches
         self._wake = wake
         self._poll_seconds = poll_seconds
+        self._writer = Writer(api, caches)
         self._reporter = Reporter(api)
         self._last_directory: Directory | None = None
         self._directory_error = ""
@@ -97,11 +92,10 @@ class Controller:
                 log.warning("%s", fault)
         live = self._caches.live()
         drift = compare(plan.objects, live)
-        failures: dict[str, list[str]] = defaultdict(list)
-        if drift:
-            self._reporter.before(projects, drift, live)
-            self._write(drift, live, projects, failures)
-        self._reporter.after(projects, plan.verdicts, failures, datetime.now(UTC))
+        drift = protected(drift, live.values(), projects=len(projects))
+        done = self._writer.write(drift) if drift else Done()
+        self._reporter.tell(projects, done, live)
+        self._reporter.update(projects, plan.verdicts, done.failures, datetime.now(UTC))
         self._done_once = True
 
     def _read_directory(self) -> Directory | None:
@@ -116,62 +110,3 @@ class Controller:
                 log.warning("going on with the last state of the directory: %s", error)
             self._directory_error = error.detail
         return self._last_directory
-
-    def _write(
-        self, drift: Drift, live: dict[Key, Json], projects: Iterable[Project], failures: dict[str, list[str]]
-    ) -> None:
-        started = time.monotonic()
-        written: list[Json] = []
-        with ThreadPoolExecutor(_WRITERS, thread_name_prefix="apply") as pool:
-            # A namespace must be there before what lies in it; within one stage order does not count.
-            for namespaced in (False, True):
-                stage = [item for item, _ in drift.apply if KINDS[item["kind"]].namespaced == namespaced]
-                for item, result in zip(stage, pool.map(self._apply, stage), strict=True):
-                    if isinstance(result, LabclusterError):
-                        self._fail(item, f"cannot apply: {result.detail}", failures)
-                    else:
-                        written.append({**result, "kind": item["kind"]})
-            for item, patch in drift.strip:
-                log.warning("removing foreign keys from %s: %s", "/".join(key_of(item)), patch)
-                try:
-                    self._api.request("PATCH", path_of(item), body=patch, content_type=MERGE)
-                except LabclusterError as error:
-                    self._fail(item, f"cannot remove foreign keys: {error.detail}", failures)
-            for item in self._removable(drift, live, projects):
-                log.info("removing %s", "/".join(key_of(item)))
-                try:
-                    self._api.delete(path_of(item))
-                except NotFoundError:
-                    pass
-                except LabclusterError as error:
-                    self._fail(item, f"cannot remove: {error.detail}", failures)
-        self._caches.settle(written)
-        log.info(
-            "applied %d, removed %d, failed %d in %.2f s",
-            len(written),
-            len(drift.remove),
-            sum(map(len, failures.values())),
-            time.monotonic() - started,
-        )
-
-    def _apply(self, item: Json) -> Json | LabclusterError:
-        try:
-            return self._api.apply(path_of(item), item, manager=MANAGER)
-        except LabclusterError as error:
-            return error
-
-    def _fail(self, item: Json, message: str, failures: dict[str, list[str]]) -> None:
-        kind, namespace, name = key_of(item)
-        project = item["metadata"].get("labels", {}).get(LABEL_PROJECT, "")
-        failures[project].append(f"{kind} {namespace + '/' if namespace else ''}{name}: {message}")
-        log.warning("%s", failures[project][-1])
-
-    def _removable(self, drift: Drift, live: dict[Key, Json], projects: Iterable[Project]) -> Iterable[Json]:
-        """What to remove; nothing of a namespace when all projects seem to be gone at once.
-
-        The last project can be removed by hand; more likely is that somebody removed the definition."""
-        spaces = [key for key in live if key[0] == "Namespace"]
-        if not list(projects) and len(spaces) > 1:
-            log.error("no Project is left but %d namespaces are: removing nothing", len(spaces))
-            return []
-        return drift.remove

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from labcluster.adapters.kube import Json, KubeApi
+from labcluster.controller.writes import Done
 from labcluster.errors import LabclusterError
 from labcluster.models.projects import API_VERSION, COLLECTION, KIND, LABEL_PROJECT, Project
-from labcluster.services.drift import Drift, Key
+from labcluster.services.drift import Key
 from labcluster.services.manifests import MANAGER, MEMBERS
 from labcluster.services.namespaces import Verdict
 
@@ -27,11 +28,11 @@ class Reporter:
     def __init__(self, api: KubeApi) -> None:
         self._api = api
 
-    def before(self, projects: Iterable[Project], drift: Drift, live: Mapping[Key, Json]) -> None:
-        """Events for what is about to be done."""
+    def tell(self, projects: Iterable[Project], done: Done, live: Mapping[Key, Json]) -> None:
+        """Events for what was done; `live` is what was there before."""
         by_name = {project.name: project for project in projects}
         touched: dict[str, set[str]] = {}
-        for item, there in drift.apply:
+        for item, there in done.applied:
             project = by_name.get(item["metadata"]["labels"].get(LABEL_PROJECT, ""))
             if project is None:
                 continue
@@ -49,13 +50,13 @@ class Reporter:
             # What the Project itself does not explain was done by somebody else.
             asked = project.generation != project.status.get("observedGeneration")
             self._event(project, "Updated" if asked else "Repaired", f"brought into line: {_listed(kinds)}")
-        for item in drift.remove:
+        for item in done.removed:
             project = by_name.get(item["metadata"].get("labels", {}).get(LABEL_PROJECT, ""))
             if project:
                 name = item["metadata"]["name"]
                 self._event(project, "Removed", f"removed {item['kind']} {name}, which should not be there")
 
-    def after(
+    def update(
         self,
         projects: Iterable[Project],
         verdicts: Mapping[str, Verdict],

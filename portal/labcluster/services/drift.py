@@ -25,6 +25,11 @@ class Kind:
         """The path of all objects of the kind."""
         return f"{self.root}/{self.plural}"
 
+    @property
+    def api_version(self) -> str:
+        """As it stands in an object."""
+        return self.root.removeprefix("/apis/").removeprefix("/api/")
+
     def path(self, namespace: str, name: str) -> str:
         """The path of one object."""
         middle = f"/namespaces/{namespace}" if self.namespaced else ""

@@ -53,7 +53,7 @@ class Seen:
 
     def live(self) -> dict[Key, dict[str, Any]]:
         items = [item for path, item in self._api.objects.items() if not path.endswith("/status")]
-        return {key_of(item): item for item in items}
+        return {key_of(item): dict(item) for item in items}
 
     def settle(self, written: Iterable[dict[str, Any]]) -> None:
         """Nothing lags."""
@@ -141,6 +141,18 @@ def test_changed_project_is_said_to_be_updated_and_not_repaired(site: Site) -> N
     site.seen.generation = 2
     site.turn()
     assert site.events() == [("Updated", "brought into line: ClusterQueue")]
+
+
+def test_write_that_changes_nothing_is_no_news(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.turn()
+    site.events()
+    there = site.seen.live()
+    for item in there.values():
+        item.pop("spec", None)  # as if the copy were incomplete
+    monkeypatch.setattr(site.seen, "live", lambda: there)
+    site.turn()
+    assert site.api.applied
+    assert not site.events()
 
 
 def test_removed_binding_is_said_to_be_repaired(site: Site) -> None:
