@@ -139,6 +139,7 @@ class FakeCluster:
         self.failures: list[LabclusterError] = []
         self.listeners: list[Callable[[str], None]] = []
         self.is_fresh = True
+        self.complaints: dict[str, str] = {}
 
     def join(self, project: str, user: str, uid: int, gid: int, gpus: int = 4, max_gpus: int = 8) -> None:
         self.members.setdefault(project, {})[user] = Member(user=user, uid=uid, gid=gid, groups=(gid,))
@@ -173,6 +174,9 @@ class FakeCluster:
             raise self.failures.pop(0)
         self.deleted_by.append(user)
         self.jobs.pop((namespace, name), None)
+
+    def trouble(self, namespace: str, name: str) -> str | None:
+        return self.complaints.get(name)
 
     def exists(self, namespace: str, name: str) -> bool:
         return (namespace, name) in self.jobs

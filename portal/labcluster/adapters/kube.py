@@ -182,9 +182,8 @@ def failure(error: ApiException) -> LabclusterError:
         reason = str(status.get("reason", ""))
     except (ValueError, AttributeError):
         pass
-    policy = _POLICY.search(message)
-    if policy:
-        return NotAllowedError(policy["why"].strip())
+    if sentence(message) != message:
+        return NotAllowedError(sentence(message))
     if error.status == 404:
         return NotFoundError(message)
     if error.status == 409:
@@ -196,6 +195,12 @@ def failure(error: ApiException) -> LabclusterError:
     if error.status == 410:
         return GoneError(message)
     return UnreachableError(f"the Kubernetes API cannot do this now ({error.status}): {message}")
+
+
+def sentence(message: str) -> str:
+    """What the author of an admission policy wrote, or else the message as it is."""
+    policy = _POLICY.search(message)
+    return policy["why"].strip() if policy else message
 
 
 def _short(error: BaseException) -> str:
@@ -245,6 +250,13 @@ class KubeJobs:
         except NotFoundError:
             return False
         return True
+
+    def trouble(self, namespace: str, name: str) -> str | None:
+        """The newest complaint among the Job's events."""
+        selector = f"involvedObject.kind=Job,involvedObject.name={name},type=Warning"
+        events = self._api.list(f"/api/v1/namespaces/{namespace}/events", query={"fieldSelector": selector})
+        newest = max(events, key=lambda e: e.get("lastTimestamp") or e.get("eventTime") or "", default=None)
+        return sentence(str(newest.get("message", ""))) if newest else None
 
 
 class KubeLogs:

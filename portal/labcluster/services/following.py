@@ -138,6 +138,9 @@ class RunReconciler:
         change = verdict.change
         if change.state is RunState.QUEUED:
             change = change.model_copy(update={"reason": self._why(run)})
+        elif verdict.stalled:
+            why = self._jobs.trouble(run.namespace, run.job_name)
+            change = change.model_copy(update={"reason": f"its pod is refused: {why}" if why else None})
         if change != RunChange.of(run):
             self._store.change(run, change)
         if verdict.remove_job:

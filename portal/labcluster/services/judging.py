@@ -17,6 +17,9 @@ _PULL = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable"})
 _BROKEN = frozenset({"InvalidImageName", "ErrImageNeverPull"})
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
+# A pod is made within a second; after this something refuses it.
+_POD_SECONDS = 10.0
+
 # Why Kubernetes itself ended a pod, by the reason of its DisruptionTarget condition.
 _DISRUPTIONS = {
     "DeletionByTaintManager": (RunState.LOST, "node {node} was lost while it ran"),
@@ -29,10 +32,13 @@ _DISRUPTIONS = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """The row as it should be, and whether the Job must go although Kubernetes would keep it."""
+    """The row as it should be, and what else there is to do about it."""
 
     change: RunChange
+    # The Job must go although Kubernetes would keep it.
     remove_job: bool = False
+    # Kubernetes should have made a pod by now: its events say why not.
+    stalled: bool = False
 
 
 def judge(run: Run, job: KubeObject, pod: KubeObject | None, now: datetime, image_wait: float) -> Verdict:
@@ -51,7 +57,16 @@ def judge(run: Run, job: KubeObject, pod: KubeObject | None, now: datetime, imag
         empty = {"reason": run.reason, "started_at": None, "node": None, "exit_code": None}
         return Verdict(before.model_copy(update={"state": RunState.QUEUED, **empty}))
     if pod is None:
-        return Verdict(seen.model_copy(update={"state": RunState.STARTING, "reason": None}))
+        begun = _time(job.get("status", {}).get("startTime"))
+        waited = (now - begun).total_seconds() if begun else 0.0
+        if waited > image_wait:
+            verdict = _final(seen, RunState.FAILED, run.reason or "its pod was never made", now, None)
+            return Verdict(verdict.change, remove_job=True)
+        stalled = waited > _POD_SECONDS
+        reason = run.reason if stalled else None
+        return Verdict(
+            seen.model_copy(update={"state": RunState.STARTING, "reason": reason}), stalled=stalled
+        )
     status = _container(pod)
     if (status or {}).get("state", {}).keys() & {"running", "terminated"} and _started(pod):
         return Verdict(seen.model_copy(update={"state": RunState.RUNNING, "reason": None}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 
-from labcluster.errors import ConflictError, LabclusterError, NotFoundError, UnreachableError
+from labcluster.errors import ConflictError, LabclusterError, NotFoundError
 from labcluster.models.runs import Run, RunState
 from labcluster.services.jobs import CONTAINER
 from labcluster.services.ports import ClusterView, KubeObject, LogApi, LogStream, RunStore
@@ -44,6 +44,9 @@ class LogTail:
         if not self._follow and (pod is None or not _started(pod)):
             because = f": {run.reason}" if run.reason else ""
             raise ConflictError(f"run {run.id} has no log yet, it is {run.state}{because}")
+        if not self._follow and pod is not None:
+            # While a refusal can still be told as such.
+            self._stream = self._open(pod)
 
     def close(self) -> None:
         """Stop; wakes a thread that waits for the next line."""
@@ -57,7 +60,8 @@ class LogTail:
         while pod is not None and not self._closed.is_set():
             try:
                 yield from self._lines(pod)
-            except UnreachableError:
+            except LabclusterError:
+                # The headers are sent: what is left to say is said by the run's state.
                 if not self._follow:
                     raise
             if not self._follow or self._ended(pod):
@@ -66,10 +70,8 @@ class LogTail:
 
     def _lines(self, pod: KubeObject) -> Iterator[bytes]:
         """Lines without their times; a reopened stream begins with some that were sent."""
-        name, sent = pod["metadata"]["name"], self._last
-        stream = self._logs.open(
-            self._run.namespace, name, user=self._user, follow=self._follow, since=sent or None
-        )
+        sent = self._last
+        stream = self._stream or self._open(pod)
         self._stream = stream
         try:
             for line in stream:
@@ -81,6 +83,10 @@ class LogTail:
         finally:
             self._stream = None
             stream.close()
+
+    def _open(self, pod: KubeObject) -> LogStream:
+        name, since = pod["metadata"]["name"], self._last or None
+        return self._logs.open(self._run.namespace, name, user=self._user, follow=self._follow, since=since)
 
     def _wait_for_start(self) -> KubeObject | None:
         turn = 0

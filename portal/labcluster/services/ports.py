@@ -59,6 +59,9 @@ class JobApi(Protocol):
     def exists(self, namespace: str, name: str) -> bool:
         """Ask the apiserver, past every cache."""
 
+    def trouble(self, namespace: str, name: str) -> str | None:
+        """The newest complaint among the Job's events."""
+
 
 class LogStream(Protocol):
     """Log lines that arrive."""

@@ -163,6 +163,22 @@ def test_image_that_cannot_be_pulled_does_not_hold_gpus_for_ever(lab: Any, pod_o
     assert lab.cluster.deleted_by == ["ada"]
 
 
+def test_pod_that_is_refused_is_told_and_does_not_hold_gpus_for_ever(lab: Any) -> None:
+    run = lab.submit()
+    admit(lab, run)["status"] = {"startTime": lab.clock().isoformat()}
+    assert follow(lab, run).reason is None
+    lab.clock.advance(20)
+    lab.cluster.complaints[run.job_name] = "[image/registry] images must come from here"
+    assert follow(lab, run).reason == "its pod is refused: [image/registry] images must come from here"
+    lab.clock.advance(700)
+    row = follow(lab, run)
+    assert (row.state, row.reason) == (
+        RunState.FAILED,
+        "its pod is refused: [image/registry] images must come from here",
+    )
+    assert lab.cluster.job(run) is None
+
+
 def test_crash_between_row_and_job_is_made_good_once(lab: Any) -> None:
     run = lab.submit()
     lab.cluster.jobs.clear()
