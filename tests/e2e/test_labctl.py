@@ -361,14 +361,14 @@ def test_administrators_see_members_and_projects(ssh_as: Callable[..., Any]) -> 
 def portal_down(on_host: Callable[..., Any]) -> Iterator[None]:
     """The portal scaled to nothing, and back."""
     kubectl = "kubectl --kubeconfig /etc/kubernetes/admin.conf --namespace labcluster"
-    gone = "wait --for=delete pod -l app.kubernetes.io/name=portal --timeout=60s"
+    gone = "wait --for=delete pod -l app.kubernetes.io/component=web --timeout=60s"
     try:
         good(on_host("management", f"{kubectl} scale deployment portal --replicas=0"))
-        good(on_host("management", f"{kubectl} {gone}"))
+        good(on_host("management", f"{kubectl} {gone}", timeout=90))
         yield
     finally:
         good(on_host("management", f"{kubectl} scale deployment portal --replicas=1"))
-        good(on_host("management", f"{kubectl} rollout status deployment portal --timeout=120s"))
+        good(on_host("management", f"{kubectl} rollout status deployment portal --timeout=110s", timeout=120))
 
 
 def test_a_portal_that_is_down_accepts_nothing(ada: Any, on_host: Callable[..., Any]) -> None:
