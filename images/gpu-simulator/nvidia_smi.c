@@ -1,6 +1,7 @@
 /*
- * A small nvidia-smi over libnvidia-ml.so.1: `-L` and `--query-gpu=FIELD,… --format=csv,noheader[,nounits]`, in
- * the original's words, so that what reads it works on a real driver and on the simulator alike.
+ * A small nvidia-smi over libnvidia-ml.so.1: `-L` and `--query-gpu=FIELD,… --format=csv,noheader[,nounits]` in the
+ * original's words, so that what reads it works on a real driver and on the simulator alike; without arguments
+ * one line a GPU for people.
  */
 #define _GNU_SOURCE
 #include "nvml.h"
@@ -122,10 +123,8 @@ int main(int argc, char **argv)
             return 2;
         }
     }
-    if (!list && !fields) {
-        fputs("Usage: nvidia-smi -L | --query-gpu=FIELD,… --format=csv,noheader[,nounits]\n", stderr);
-        return 2;
-    }
+    if (!list && !fields)
+        fields = "index,name,temperature.gpu,power.draw,memory.used,memory.total,utilization.gpu";
     unsigned count;
     nvmlReturn_t result = nvmlInit_v2();
     if (result != NVML_SUCCESS)

@@ -221,6 +221,8 @@ def test_nvidia_smi_lists_gpus_as_the_original_does(simulator: Run, run: Run) ->
     simulator("set", "1", "memory_used_mib=250", "power_watts=412")
     query = run("nvidia-smi", "--query-gpu=index,memory.used,power.draw", "--format=csv,noheader")
     assert query.stdout.splitlines()[1] == "1, 250 MiB, 412.00 W"
+    assert run("nvidia-smi").stdout.splitlines()[1] == "1, Test GPU, 34, 412.00 W, 250 MiB, 1000 MiB, 0 %"
+    assert "'-x': this stand-in knows" in run("nvidia-smi", "-x").stderr
 
 
 def test_readings_follow_the_state_file(nvml: Nvml, simulator: Run) -> None:
