@@ -1,0 +1,125 @@
+"""The portal from outside: its start page in a real browser, and who it takes a request from."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+pytestmark = pytest.mark.e2e
+
+CURL = "curl -s --cacert /etc/labcluster/ca.crt -m 10"
+SMALL = "--project vision --memory 256M --cpus 0.2"
+
+
+@pytest.fixture(scope="module")
+def url(site: Any) -> str:
+    """The portal by its name."""
+    return f"https://portal.{site.variables['cluster_domain']}"
+
+
+@pytest.fixture(scope="module")
+def page(site: Any, url: str) -> Iterator[Page]:
+    """A browser on the start page."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if not browser:
+        pytest.skip("there is no browser on this machine")
+    address = site.hosts[site.first("management")]["ansible_host"]
+    arguments = ["--no-sandbox", f"--host-resolver-rules=MAP {url.removeprefix('https://')} {address}"]
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser, args=arguments)
+        page = chromium.new_page(ignore_https_errors=True)  # the site's authority is not this machine's
+        page.goto(url)
+        yield page
+        chromium.close()
+
+
+def credential(cluster: str, method: str, target: str) -> str:
+    """A shell word that makes a credential for one request without a body."""
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    text = f"labcluster:{cluster}\\n{method} {target}\\n{empty}"
+    return f"$(printf {shlex.quote(text)} | munge)"
+
+
+@pytest.fixture
+def ask(ssh_as: Callable[..., Any], url: str) -> Callable[..., tuple[int, Any]]:
+    """ask("ada", "GET", path, header): status and JSON of a request from the login node."""
+
+    def request(user: str, target: str, header: str, before: str = "") -> tuple[int, Any]:
+        curl = f"{CURL} -w '\\n%{{http_code}}' -H \"Authorization: Munge $c\""
+        done = ssh_as(user)(f"c={header}; {before} {curl} {url}{target}")
+        assert done.code == 0, done.err
+        body, _, status = done.out.rpartition("\n")
+        return int(status), json.loads(body)
+
+    return request
+
+
+def test_certificate_is_the_sites(ssh_as: Callable[..., Any], url: str) -> None:
+    assert ssh_as("ada")(f"{CURL} {url}/readyz").out == "ok\n"
+    assert ssh_as("ada")(f"curl -s --cacert /dev/null {url}/readyz").code != 0
+
+
+def test_new_run_appears_on_the_open_page_by_itself(page: Page, ssh_as: Callable[..., Any]) -> None:
+    ada = ssh_as("ada")
+    run = json.loads(ada(f"labctl submit {SMALL} --json -- echo not-for-everybody").out)
+    row = page.locator("tr", has_text=run["id"]).first
+    expect(row).to_be_visible(timeout=20_000)
+    expect(row.locator(".state")).to_have_text("succeeded", timeout=60_000)
+    assert "not-for-everybody" not in page.content()
+
+
+def test_page_shows_every_node_with_its_gpus(page: Page, site: Any) -> None:
+    for node in site.groups["gpu_node"]:
+        card = page.locator(".node", has_text=node)
+        expect(card).to_be_visible()
+        assert card.locator(".gpus i").count() == site.hosts[node]["gpu_count"]
+
+
+def test_page_needs_nothing_from_elsewhere(page: Page, url: str) -> None:
+    seen: list[str] = []
+    page.on("request", lambda request: seen.append(request.url))
+    page.reload()
+    assert seen
+    assert all(address.startswith(url) for address in seen)
+
+
+def test_right_credential_is_good_once(ask: Callable[..., Any], site: Any, url: str) -> None:
+    cluster, target = site.variables["cluster_name"], "/api/v1/whoami"
+    good = credential(cluster, "GET", target)
+    assert ask("ada", target, good)[1]["user"] == "ada"
+    first = f'{CURL} -o /dev/null -H "Authorization: Munge $c" {url}{target};'
+    status, problem = ask("ada", target, good, before=first)
+    assert (status, problem["code"]) == (401, 3)
+    assert "used before" in problem["detail"]
+
+
+@pytest.mark.parametrize("fault", ["cluster", "method", "target", "expired", "nonsense"])
+def test_wrong_credentials_are_refused(ask: Callable[..., Any], site: Any, fault: str) -> None:
+    cluster, target = site.variables["cluster_name"], "/api/v1/whoami"
+    made = {
+        "cluster": credential("other", "GET", target),
+        "method": credential(cluster, "POST", target),
+        "target": credential(cluster, "GET", "/api/v1/queue"),
+        "expired": credential(cluster, "GET", target).replace("munge)", "munge --ttl=1)"),
+        "nonsense": "MUNGE:AAAA:",
+    }[fault]
+    status, problem = ask("ada", target, made, before="sleep 2.5;" if fault == "expired" else "")
+    assert (status, problem["code"]) == (401, 3)
+
+
+def test_root_of_the_login_node_is_nobody(on_host: Callable[..., Any], site: Any, url: str) -> None:
+    cluster, target = site.variables["cluster_name"], "/api/v1/runs"
+    made = credential(cluster, "GET", target)
+    done = on_host(site.first("login"), f'{CURL} -H "Authorization: Munge {made}" {url}{target}')
+    assert json.loads(done.out)["code"] == 3
+
+
+def test_openapi_names_every_path(ssh_as: Callable[..., Any], url: str) -> None:
+    document = json.loads(ssh_as("ada")(f"{CURL} {url}/api/v1/openapi.json").out)
+    assert "/api/v1/runs/{run_id}/logs" in document["paths"]
