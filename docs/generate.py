@@ -108,7 +108,7 @@ def roles_page() -> Iterator[str]:
                 [
                     f"`{name}`",
                     option.get("type", "str"),
-                    default_of(option),
+                    default_of(name, option, defaults),
                     text_of(option.get("description", "")),
                 ]
                 for name, option in sorted((spec.get("options") or {}).items())
