@@ -140,9 +140,7 @@ def on_host(site: SiteFiles, run_on: Callable[..., Done]) -> Callable[..., Done]
     """on_host("gpu1", "ip route"): a shell command on a host as root."""
 
     def run(host: str, command: str, **options: Any) -> Done:
-        script = (
-            "sudo sh -s" if "stdin" not in options else f"sudo sh -c {subprocess.list2cmdline([command])}"
-        )
+        script = f"sudo sh -c {shlex.quote(command)}" if "stdin" in options else "sudo sh -s"
         options.setdefault("stdin", command.encode())
         return run_on(host, site.variables["ansible_user"], script, **options)
 

@@ -34,7 +34,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 hosts:
-  description: For each host whether its container exists, its init lives, and it is wired to the networks.
+  description: For each host whether its container exists, its init lives, it is wired to the networks, and what podman believes.
   returned: always
   type: dict
 """
@@ -91,16 +91,18 @@ def main():
     hosts = {}
     for name, addresses in module.params["hosts"].items():
         item = containers.get(name)
-        if item is None:
-            hosts[name] = {"exists": False, "alive": False, "wired": False, "listed": "absent", "image": ""}
+        if item is None or item["StartedAt"] <= 0:
+            # A container that never started is what an interrupted run left: it lacks its keys.
+            hosts[name] = {"exists": False, "unfinished": bool(item), "believed": False, "alive": False, "wired": False}
             continue
         alive = is_alive(item["Pid"], item["Id"]) if item["Pid"] else False
         hosts[name] = {
             "exists": True,
+            "id": item["Id"],
             "alive": alive,
             "wired": alive and is_wired(module, item["Pid"], addresses, outside),
-            "listed": item["State"],
-            "image": item["Image"],
+            # podman takes it for running, whatever the processes say.
+            "believed": item["State"] in ("running", "paused", "stopping"),
         }
     module.exit_json(changed=False, hosts=hosts)
 
