@@ -16,7 +16,7 @@ from labcluster.errors import LabclusterError, NotFoundError, UnreachableError
 from labcluster.models.runs import RUN_ID, Run, RunChange, RunState
 from labcluster.models.settings import JobSettings
 from labcluster.services.jobs import job
-from labcluster.services.judging import condition, judge
+from labcluster.services.judging import condition, ended, judge
 from labcluster.services.ports import ClusterView, JobApi, RunStore
 from labcluster.services.queue import QueueReport
 
@@ -180,6 +180,8 @@ class RunReconciler:
         found = self._view.job(run)
         if found is None or found["metadata"].get("deletionTimestamp"):
             return
+        if run.state is not RunState.CANCELLED and ended(self._view.pod(run)):
+            return  # Kubernetes is about to say so of the Job
         if condition(found, "Complete") is None and condition(found, "Failed") is None:
             self._remove(run)
 

@@ -56,6 +56,13 @@ def judge(run: Run, job: KubeObject, pod: KubeObject | None, now: datetime, imag
     if job["spec"].get("suspend"):
         empty = {"reason": run.reason, "started_at": None, "node": None, "exit_code": None}
         return Verdict(before.model_copy(update={"state": RunState.QUEUED, **empty}))
+    exited = ended(pod)
+    if exited and not condition(job, "FailureTarget"):
+        # Kubernetes takes two more seconds to say it of the pod and of the Job.
+        code, final = exited["exitCode"], _finished(pod) or now
+        if code == 0:
+            return _final(seen, RunState.SUCCEEDED, None, final, 0)
+        return _final(seen, RunState.FAILED, _exit_reason(run, exited), final, code)
     if pod is None:
         begun = _time(job.get("status", {}).get("startTime"))
         waited = (now - begun).total_seconds() if begun else 0.0
@@ -77,6 +84,14 @@ def judge(run: Run, job: KubeObject, pod: KubeObject | None, now: datetime, imag
         verdict = _final(seen, RunState.FAILED, reason, now, None)
         return Verdict(verdict.change, remove_job=True)
     return Verdict(seen.model_copy(update={"state": RunState.STARTING, "reason": reason}))
+
+
+def ended(pod: KubeObject | None) -> KubeObject | None:
+    """How the command ended by itself: not one that was ended with its pod, for a reason of the cluster's."""
+    if pod is None or pod["metadata"].get("deletionTimestamp") or condition(pod, "DisruptionTarget"):
+        return None
+    end = (_container(pod) or {}).get("state", {}).get("terminated")
+    return dict(end) if end and end.get("reason") != "ContainerStatusUnknown" else None
 
 
 def condition(thing: KubeObject, kind: str) -> dict[str, Any] | None:
@@ -104,8 +119,8 @@ def _seen(change: RunChange, pod: KubeObject | None) -> RunChange:
 
 
 def _failure(run: Run, failed: KubeObject, pod: KubeObject | None) -> tuple[RunState, str, int | None]:
-    ended = ((_container(pod) or {}).get("state", {}).get("terminated") or {}) if pod else {}
-    code = ended.get("exitCode")
+    last = ((_container(pod) or {}).get("state", {}).get("terminated") or {}) if pod else {}
+    code = last.get("exitCode")
     if failed.get("reason") == "DeadlineExceeded":
         return RunState.TIMED_OUT, f"stopped at its time limit of {_duration(run.time_seconds)}", code
     if pod is None:
@@ -124,13 +139,13 @@ def _failure(run: Run, failed: KubeObject, pod: KubeObject | None) -> tuple[RunS
     if prepare:
         said = _line(prepare.get("message")) or f"exit code {prepare['exitCode']}"
         return RunState.FAILED, f"it could not be prepared: {said}", None
-    if not ended:
+    if not last:
         return RunState.FAILED, _line(failed.get("message")) or "its pod failed", None
-    return RunState.FAILED, _exit_reason(run, ended), code
+    return RunState.FAILED, _exit_reason(run, last), code
 
 
-def _exit_reason(run: Run, ended: KubeObject) -> str:
-    code, why, message = ended["exitCode"], ended.get("reason"), str(ended.get("message", ""))
+def _exit_reason(run: Run, end: KubeObject) -> str:
+    code, why, message = end["exitCode"], end.get("reason"), str(end.get("message", ""))
     if why == "OOMKilled":
         return f"out of memory: it used more than its --memory {run.memory}"
     if why in ("StartError", "ContainerCannotRun"):

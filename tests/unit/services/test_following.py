@@ -163,6 +163,34 @@ def test_image_that_cannot_be_pulled_does_not_hold_gpus_for_ever(lab: Any, pod_o
     assert lab.cluster.deleted_by == ["ada"]
 
 
+@pytest.mark.parametrize(("code", "state"), [(0, RunState.SUCCEEDED), (3, RunState.FAILED)])
+def test_end_of_the_command_is_told_before_kubernetes_tells_it_of_the_job(
+    lab: Any, pod_of: PodOf, code: int, state: RunState
+) -> None:
+    run = lab.submit()
+    admit(lab, run)
+    lab.cluster.pod_list = [pod_of(run, state=ended(code))]
+    row = follow(lab, run)
+    assert (row.state, row.exit_code) == (state, code)
+    follow(lab, run)
+    assert lab.cluster.job(run) is not None, "its pod still has the log"
+
+
+@pytest.mark.parametrize("why", ["deadline", "deleted", "disrupted", "unknown"])
+def test_command_that_was_ended_with_its_pod_is_judged_by_the_job(lab: Any, pod_of: PodOf, why: str) -> None:
+    run = lab.submit()
+    job = admit(lab, run)
+    pod = pod_of(run, state=ended(143, reason="ContainerStatusUnknown" if why == "unknown" else "Error"))
+    if why == "deadline":
+        job["status"] = {"conditions": [{"type": "FailureTarget", "status": "True"}]}
+    if why == "deleted":
+        pod["metadata"]["deletionTimestamp"] = lab.clock().isoformat()
+    if why == "disrupted":
+        pod["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": "x"}]
+    lab.cluster.pod_list = [pod]
+    assert follow(lab, run).state is RunState.RUNNING
+
+
 def test_pod_that_is_refused_is_told_and_does_not_hold_gpus_for_ever(lab: Any) -> None:
     run = lab.submit()
     admit(lab, run)["status"] = {"startTime": lab.clock().isoformat()}
