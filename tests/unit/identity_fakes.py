@@ -122,7 +122,9 @@ class FakeApi:
         for part, keys in body.items():
             for key in keys:
                 del self.objects[path][part][key]
-        return self.objects[path]
+        self._version += 1
+        self.objects[path]["metadata"]["resourceVersion"] = str(self._version)
+        return copy.deepcopy(self.objects[path])
 
     def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         assert path.endswith("/events")

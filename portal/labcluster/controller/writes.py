@@ -13,7 +13,7 @@ from labcluster.adapters.kube import MERGE, Json, KubeApi
 from labcluster.controller.caches import Caches
 from labcluster.errors import LabclusterError, NotFoundError
 from labcluster.models.projects import LABEL_PROJECT
-from labcluster.services.drift import KINDS, Drift, key_of, path_of
+from labcluster.services.drift import KINDS, Drift, foreign, key_of, path_of
 from labcluster.services.manifests import MANAGER
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class Done:
 
 
 class Writer:
-    """Applies, strips and removes; one failure does not keep it from the rest."""
+    """Applies and removes; one failure does not keep it from the rest."""
 
     def __init__(self, api: KubeApi, caches: Caches) -> None:
         self._api = api
@@ -50,17 +50,11 @@ class Writer:
         started = time.monotonic()
         done = Done()
         written = self._apply_all(drift, done)
-        for item, patch in drift.strip:
-            log.warning("removing foreign keys from %s: %s", "/".join(key_of(item)), patch)
-            try:
-                self._api.request("PATCH", path_of(item), body=patch, content_type=MERGE)
-            except LabclusterError as error:
-                done.fail(item, f"cannot remove foreign keys: {error.detail}")
         for item in drift.remove:
             self._remove(item, done)
         self._caches.settle(written)
         # Drift that is none would be written again at every turn.
-        vain = written and not (done.applied or drift.strip)
+        vain = written and not done.applied
         log.log(
             logging.WARNING if vain else logging.INFO,
             "applied %d, changed %d, removed %d, failed %d in %.2f s",
@@ -90,7 +84,11 @@ class Writer:
 
     def _apply(self, item: Json) -> Json | LabclusterError:
         try:
-            return self._api.apply(path_of(item), item, manager=MANAGER)
+            answer = self._api.apply(path_of(item), item, manager=MANAGER)
+            if patch := foreign(answer, item):
+                log.warning("removing foreign keys from %s: %s", "/".join(key_of(item)), patch)
+                answer = self._api.request("PATCH", path_of(item), body=patch, content_type=MERGE)
+            return answer
         except LabclusterError as error:
             return error
 
@@ -112,7 +110,7 @@ def protected(drift: Drift, live: Iterable[Json], *, projects: int) -> Drift:
     namespaces = sum(item["kind"] == "Namespace" for item in live)
     if projects == 0 and namespaces > 1:
         log.error("no Project is left but %d namespaces are: removing nothing", namespaces)
-        return Drift(drift.apply, drift.strip, ())
+        return Drift(drift.apply, ())
     return drift
 
 

@@ -60,14 +60,13 @@ _ORDER = {kind: place for place, kind in enumerate(KINDS)}
 
 @dataclass(frozen=True)
 class Drift:
-    """What to apply (with what is there now), what to strip of foreign keys, and what to remove."""
+    """What to apply (with what is there now), and what to remove."""
 
     apply: tuple[tuple[Object, Object | None], ...]
-    strip: tuple[tuple[Object, Object], ...]
     remove: tuple[Object, ...]
 
     def __bool__(self) -> bool:
-        return bool(self.apply or self.strip or self.remove)
+        return bool(self.apply or self.remove)
 
 
 def key_of(item: Mapping[str, Any]) -> Key:
@@ -91,7 +90,6 @@ def compare(desired: Iterable[Object], live: Mapping[Key, Object]) -> Drift:
         if item["kind"] == "Namespace" and _is_leaving(item)
     }
     apply: list[tuple[Object, Object | None]] = []
-    strip: list[tuple[Object, Object]] = []
     remove: list[Object] = []
     for key, item in sorted(wanted.items(), key=lambda pair: (_ORDER[pair[0][0]], pair[0])):
         # A namespace that is going takes nothing new; it comes back when it is gone.
@@ -102,17 +100,14 @@ def compare(desired: Iterable[Object], live: Mapping[Key, Object]) -> Drift:
             apply.append((item, None))
         elif _must_be_replaced(there, item):
             remove.append(there)
-        else:
-            if not covers(there, item) or not _exact(there, item):
-                apply.append((item, there))
-            if foreign := _foreign(there, item):
-                strip.append((item, foreign))
+        elif not covers(there, item) or not _exact(there, item):
+            apply.append((item, there))
     gone = [item for key, item in live.items() if key not in wanted and not _is_leaving(item)]
     # What lies in a namespace goes with it.
     names = {item["metadata"]["name"] for item in gone if item["kind"] == "Namespace"} | leaving
     gone = [item for item in gone if item["metadata"].get("namespace") not in names]
     remove += sorted(gone, key=lambda item: (-_ORDER[item["kind"]], key_of(item)))
-    return Drift(tuple(apply), tuple(strip), tuple(remove))
+    return Drift(tuple(apply), tuple(remove))
 
 
 def covers(live: Any, desired: Any) -> bool:
@@ -138,8 +133,8 @@ def _exact(live: Object, desired: Object) -> bool:
     )
 
 
-def _foreign(live: Object, desired: Object) -> Object:
-    """A merge patch that takes out what others wrote: server-side apply leaves their keys of a map alone."""
+def foreign(live: Object, desired: Object) -> Object:
+    """A merge patch that takes out what others wrote and server-side apply has left: their keys of a map."""
     patch: Object = {}
     for part in KINDS[desired["kind"]].exact:
         there, ours = live.get(part), desired.get(part) or {}

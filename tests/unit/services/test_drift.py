@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 from identity_fakes import directory, project
-from labcluster.services.drift import Key, compare, covers, key_of, path_of
+from labcluster.services.drift import Key, compare, covers, foreign, key_of, path_of
 from labcluster.services.manifests import Capacity
 from labcluster.services.namespaces import plan
 
@@ -42,10 +42,11 @@ def test_missing_things_are_made_namespaces_before_what_lies_in_them() -> None:
 def test_foreign_member_in_the_parameters_is_taken_out() -> None:
     there = live()
     there["ConfigMap", "project-vision", "labcluster-members"]["data"]["mallory"] = "0 0 0"
-    drift = compare(OBJECTS, there)
-    [(item, patch)] = drift.strip
+    [(item, seen)] = compare(OBJECTS, there).apply
     assert key_of(item) == ("ConfigMap", "project-vision", "labcluster-members")
-    assert patch == {"data": {"mallory": None}}
+    assert seen
+    assert foreign(seen, item) == {"data": {"mallory": None}}
+    assert not foreign(item, item)
 
 
 def test_wider_network_policy_and_longer_list_of_subjects_are_drift() -> None:
