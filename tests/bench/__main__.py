@@ -77,7 +77,7 @@ def main() -> int:
         results.append(figure.judge(measure(ssh, figure, options.count or figure.repeats)))
     where = machine()
     if options.json:
-        print(json.dumps({"machine": where, "figures": results}, indent=2))
+        print(json.dumps({"machine": where, "figures": results}, indent=2, ensure_ascii=False))
     else:
         print(plain(where, results))
     if options.write:
