@@ -168,6 +168,8 @@ def test_lost_connection_is_healed_by_itself(store: postgres.PostgresRuns, pool:
         )
         connection.execute(sa.text(kill))
     store.ping()
+    with pool.connect() as connection:
+        assert connection.execute(sa.text("SELECT 1")).scalar_one() == 1
 
 
 def test_absent_server_is_unreachable() -> None:

@@ -18,6 +18,7 @@ from labcluster.models.callers import Caller
 from labcluster.models.runs import (
     RUN_ID,
     ImageView,
+    NewRun,
     NodeView,
     ProjectShare,
     QueueItem,
@@ -77,19 +78,11 @@ class RunService:
         self._sleep = sleep
         self._clock = clock
 
-    def submit(self, caller: Caller, request: RunRequest) -> tuple[Run, bool]:
-        """Accept a run; the flag says whether it is new or an earlier answer to the same key.
-
-        The row is committed before the Job is made. From then on the run exists: if the Job cannot be
-        made now, the reconciler makes it. Only a Job that is refused for good takes the row with it.
-        """
+    def check(self, caller: Caller, request: RunRequest) -> NewRun:
+        """What `submit` would accept, with every name resolved; nothing is written."""
         if caller.admin:
             raise NotAllowedError(f"{caller.user} is an administrator without a project: submit as a member")
-        print_of = submission.fingerprint(request)
-        known = self._store.by_key(caller.user, request.idempotency_key, print_of)
-        if known is not None:
-            return known, False
-        new = submission.check(
+        return submission.check(
             request,
             caller.user,
             self._view,
@@ -97,6 +90,18 @@ class RunService:
             default_image=self._default_image,
             limits=self._limits,
         )
+
+    def submit(self, caller: Caller, request: RunRequest) -> tuple[Run, bool]:
+        """Accept a run; the flag says whether it is new or an earlier answer to the same key.
+
+        The row is committed before the Job is made. From then on the run exists: if the Job cannot be
+        made now, the reconciler makes it. Only a Job that is refused for good takes the row with it.
+        """
+        print_of = submission.fingerprint(request)
+        known = self._store.by_key(caller.user, request.idempotency_key, print_of)
+        if known is not None:
+            return known, False
+        new = self.check(caller, request)
         try:
             run, created = self._store.add(new, request.idempotency_key, print_of)
         except UnreachableError:

@@ -14,6 +14,7 @@ from fastapi.responses import StreamingResponse
 from labcluster.errors import ConflictError
 from labcluster.models.runs import (
     ImageList,
+    NewRun,
     NodeList,
     Problem,
     Queue,
@@ -49,6 +50,12 @@ def submit_run(request: RunRequest, response: Response, caller: CallerOf, portal
     response.status_code = 201 if created else 200
     response.headers["Location"] = f"/api/v1/runs/{run.id}"
     return RunView.of(run)
+
+
+@router.post("/runs/check")
+def check_run(request: RunRequest, caller: CallerOf, portal: PortalOf) -> NewRun:
+    """What a submit would accept, with every name resolved; nothing is written or made."""
+    return portal.runs.check(caller, request)
 
 
 @router.get("/runs")

@@ -91,7 +91,8 @@ def test_deleted_part_is_missing() -> None:
 
 
 def test_ready_parts_are_not_waited_for() -> None:
-    Rollout(Api({DEPLOYMENT.path: READY})).wait([DEPLOYMENT], seconds=0)  # type: ignore[arg-type]
+    rollout = Rollout(Api({DEPLOYMENT.path: READY}))  # type: ignore[arg-type]
+    assert rollout.wait([DEPLOYMENT], seconds=0) is None
 
 
 def test_failure_names_pod_reason_event_and_log() -> None:

@@ -37,6 +37,16 @@ def test_submit_is_created_once_and_shown(site: Site) -> None:
     assert run["submitted_at"].endswith("Z")
 
 
+def test_check_says_what_submit_would_accept_and_writes_nothing(site: Site) -> None:
+    answer = site.ask("ada", "POST", "/api/v1/runs/check", RUN | {"gpus": 1})
+    assert answer.status_code == 200
+    planned = answer.json()
+    assert (planned["project"], planned["user"], planned["gpus"]) == ("vision", "ada", 1)
+    assert planned["image_digest"].startswith("sha256:")
+    assert site.ask("ada", "POST", "/api/v1/runs/check", RUN | {"project": "speech"}).status_code == 403
+    assert not site.lab.store.rows
+
+
 def test_query_is_part_of_what_is_proven(site: Site) -> None:
     site.ask("ada", "POST", "/api/v1/runs", RUN)
     target = "/api/v1/runs?project=vision&state=queued&state=running&limit=5"
@@ -179,7 +189,15 @@ def test_start_page_shows_runs_but_not_their_commands(site: Site) -> None:
 
 def test_openapi_describes_every_path_of_the_contract(site: Site) -> None:
     paths = site.client.get("/api/v1/openapi.json").json()["paths"]
-    wanted = ("runs", "runs/{run_id}", "runs/{run_id}/cancel", "runs/{run_id}/logs", "queue", "nodes")
+    wanted = (
+        "runs",
+        "runs/check",
+        "runs/{run_id}",
+        "runs/{run_id}/cancel",
+        "runs/{run_id}/logs",
+        "queue",
+        "nodes",
+    )
     wanted += ("whoami", "images", "admin/members/{name}", "admin/members", "admin/projects/{name}")
     assert set(paths) >= {f"/api/v1/{path}" for path in wanted}
 
