@@ -38,7 +38,7 @@ e2e: ## test the running lab as its users use it
 	@$(PYTHON) -m pytest tests/e2e --site $(SITE)
 
 bench: ## measure the running lab and write docs/reference/benchmarks.md
-	@$(PYTHON) -m tests.bench --site $(SITE)
+	@$(PYTHON) -m tests.bench --site $(SITE) --write docs/reference/benchmarks.md
 
 molecule: ## run the molecule scenarios of the roles that the lab does not prove
 	@$(PYTHON) lab/stages.py molecule
