@@ -38,6 +38,7 @@ def setup_on(checkout: Path, **programs: str) -> subprocess.CompletedProcess[str
     )  # fmt: skip
 
 
+NO_MIRROR = "#!/bin/sh\necho 'cannot resolve mirror' >&2; exit 100\n"
 UNAME = '#!/bin/sh\n[ "$1" = -m ] && echo {machine} || echo {system}\n'
 
 
@@ -50,7 +51,7 @@ UNAME = '#!/bin/sh\n[ "$1" = -m ] && echo {machine} || echo {system}\n'
         ({"memory": "4194304"}, "this host has 4096 MiB of memory: the lab needs 10240 MiB"),
         ({"df": "Avail\\n2048"}, "has 2048 MiB free: 40960 MiB are needed"),
         (
-            {"apt-get": "#!/bin/sh\necho 'cannot resolve mirror' >&2; exit 100\n", "dpkg-query": "#!/bin/sh\nexit 1\n"},
+            {"apt-get": NO_MIRROR, "dpkg-query": "#!/bin/sh\nexit 1\n"},
             "package mirror cannot be reached (cannot resolve mirror)",
         ),
     ],
