@@ -22,8 +22,11 @@ _MANIFESTS = ", ".join(
         "application/vnd.docker.distribution.manifest.v2+json",
     )
 )
-_FOUND_SECONDS = 30.0
-_ABSENT_SECONDS = 3.0
+# Short: who pushes an image anew and submits at once must get the new one.
+_TAG_SECONDS = 2.0
+_CATALOG_SECONDS = 20.0
+# While the registry is away, what it said before is used for so long.
+_STALE_SECONDS = 3600.0
 _MAX_ENTRIES = 10_000
 
 
@@ -66,29 +69,38 @@ class HttpRegistry:
             answer = self._ask("HEAD", f"/v2/{repository}/manifests/{tag}", {"Accept": _MANIFESTS})
             return answer.headers.get("Docker-Content-Digest") if answer is not None else None
 
-        return self._cached(("digest", repository, tag), ask)
+        return self._cached(("digest", repository, tag), _TAG_SECONDS, ask)
 
     def tags(self, repository: str) -> list[str]:
         """Tags of a repository, empty for an unknown one."""
         return self._cached(
-            ("tags", repository), lambda: self._pages(f"/v2/{repository}/tags/list?n=1000", "tags")
+            ("tags", repository),
+            _TAG_SECONDS,
+            lambda: self._pages(f"/v2/{repository}/tags/list?n=1000", "tags"),
         )
 
     def repositories(self) -> list[str]:
         """Names of all repositories."""
-        return self._cached(("catalog",), lambda: self._pages("/v2/_catalog?n=1000", "repositories"))
+        return self._cached(
+            ("catalog",), _CATALOG_SECONDS, lambda: self._pages("/v2/_catalog?n=1000", "repositories")
+        )
 
-    def _cached(self, key: tuple[str, ...], ask: Callable[[], T]) -> T:
+    def _cached(self, key: tuple[str, ...], seconds: float, ask: Callable[[], T]) -> T:
         now = self._clock()
         with self._lock:
             kept = self._kept.get(key)
-            if kept is not None and kept[0] > now:
-                return cast(T, kept[1])
-        answer = ask()
+        if kept is not None and kept[0] + seconds > now:
+            return cast(T, kept[1])
+        try:
+            answer = ask()
+        except UnreachableError:
+            if kept is None or not kept[1] or kept[0] + _STALE_SECONDS < now:
+                raise
+            return cast(T, kept[1])
         with self._lock:
             if len(self._kept) >= _MAX_ENTRIES:
                 self._kept.clear()
-            self._kept[key] = (now + (_FOUND_SECONDS if answer else _ABSENT_SECONDS), answer)
+            self._kept[key] = (now, answer)
         return answer
 
     def _pages(self, path: str, field: str) -> list[str]:

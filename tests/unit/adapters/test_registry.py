@@ -26,6 +26,7 @@ class Site:
     def __init__(self) -> None:
         self.now = 0.0
         self.asked: list[str] = []
+        self.away = False
         self.images = {"1": "sha256:aa"}
         client = httpx.Client(transport=httpx.MockTransport(self.answer))
         self.registry = HttpRegistry(SETTINGS, client=client, clock=lambda: self.now)
@@ -33,6 +34,8 @@ class Site:
     def answer(self, request: httpx.Request) -> httpx.Response:
         self.asked.append(f"{request.method} {request.url.raw_path.decode()}")
         path = request.url.path
+        if self.away:
+            raise httpx.ConnectError("refused")
         if path == "/v2/_catalog":
             last = request.url.params.get("last")
             link = {} if last else {"Link": '</v2/_catalog?last=a&n=1000>; rel="next"'}
@@ -52,17 +55,29 @@ def site() -> Any:
     return Site()
 
 
-def test_digest_is_asked_once_within_half_a_minute(site: Site) -> None:
+def test_many_submits_ask_once(site: Site) -> None:
     assert [site.registry.digest("common/x", "1") for _ in range(3)] == ["sha256:aa"] * 3
     assert site.asked == ["HEAD /v2/common/x/manifests/1"]
-    site.images["1"], site.now = "sha256:bb", 31.0
-    assert site.registry.digest("common/x", "1") == "sha256:bb"
 
 
-def test_image_that_was_just_pushed_is_found_soon(site: Site) -> None:
+def test_image_that_was_just_pushed_is_the_one_that_is_meant(site: Site) -> None:
+    assert site.registry.digest("common/x", "1") == "sha256:aa"
     assert site.registry.digest("common/x", "2") is None
-    site.images["2"], site.now = "sha256:cc", 4.0
+    site.images |= {"1": "sha256:bb", "2": "sha256:cc"}
+    site.now = 2.5
+    assert site.registry.digest("common/x", "1") == "sha256:bb"
     assert site.registry.digest("common/x", "2") == "sha256:cc"
+
+
+def test_registry_that_is_away_does_not_stop_runs_of_known_images(site: Site) -> None:
+    site.registry.digest("common/x", "1")
+    site.away, site.now = True, 600.0
+    assert site.registry.digest("common/x", "1") == "sha256:aa"
+    with pytest.raises(UnreachableError):
+        site.registry.digest("common/x", "2")
+    site.now = 4000.0
+    with pytest.raises(UnreachableError):
+        site.registry.digest("common/x", "1")
 
 
 def test_long_lists_are_read_to_their_end(site: Site) -> None:
