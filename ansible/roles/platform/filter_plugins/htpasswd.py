@@ -9,8 +9,8 @@ import hashlib
 
 from ansible.errors import AnsibleFilterError
 
-# The least that bcrypt knows. The registry computes it for every request; a slow hash defends passwords that can
-# be guessed, and this one is made by a machine.
+# The least that bcrypt knows. The registry computes it for every request; a slow hash defends passwords that
+# can be guessed, and this one is made by a machine.
 ROUNDS = 4
 
 
