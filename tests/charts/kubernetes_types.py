@@ -1,8 +1,8 @@
 """Strict checks of objects against Kubernetes' own types, with no network and no cluster.
 
-The official client is generated from the OpenAPI description of the version that its number names (36 = 1.36),
-so that its models know every field, its type and whether it is required. The API server drops an unknown field
-with a warning that nobody reads; here it is a fault.
+The official client is generated from the OpenAPI description of the version that its number names (36 is
+1.36), so its models know every field, its type and whether it is required. The API server drops an unknown
+field with a warning that nobody reads; here it is a fault.
 """
 
 from __future__ import annotations
