@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labcluster.adapters.kube import KubeApi
-from labcluster.errors import LabclusterError, NotFoundError
+from labcluster.errors import LabclusterError, NotFoundError, UnreachableError
 
 Json = dict[str, Any]
 
@@ -84,10 +84,19 @@ class Rollout:
             return None
 
     def _unready(self, part: Part) -> str:
-        item = self._get(part)
+        try:
+            item = self._get(part)
+        except UnreachableError as error:  # an API server that restarts is waited for like everything else
+            return error.detail
         return "does not exist" if item is None else unready(item, part.kind)
 
     def _diagnose(self, part: Part) -> list[str]:
+        try:
+            return self._details(part)
+        except UnreachableError:
+            return []
+
+    def _details(self, part: Part) -> list[str]:
         item = self._get(part) or {}
         lines = [
             f"  {condition['reason']}: {condition['message']}"

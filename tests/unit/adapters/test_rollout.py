@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from labcluster.adapters.rollout import NotReadyError, Part, Rollout, pod_faults, unready
-from labcluster.errors import NotFoundError
+from labcluster.errors import NotFoundError, UnreachableError
 
 Json = dict[str, Any]
 
@@ -144,3 +144,19 @@ def test_unschedulable_pod_says_why() -> None:
 def test_ready_pod_has_no_faults() -> None:
     status = {"name": "main", "ready": True, "state": {"running": {}}, "lastState": {}}
     assert pod_faults({"status": {"containerStatuses": [status]}}) == []
+
+
+def test_api_server_that_restarts_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    api = Api({DEPLOYMENT.path: READY})
+    answers = iter([UnreachableError("the API does not answer"), READY])
+
+    def get(path: str) -> Json:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(api, "get", get)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    Rollout(api).wait([DEPLOYMENT], seconds=5)  # type: ignore[arg-type]
+    assert next(answers, None) is None

@@ -150,23 +150,25 @@ class Deployment:
         self.diffs = []
 
     def run(self):
-        """Every release in its order; the list of what was done."""
+        """Every release in its order."""
         deployed = self.helm.deployed()
         later = []
         for wanted in self.params["releases"]:
             newest = deployed.get((wanted["namespace"], wanted["name"]))
-            if wanted["state"] == "absent":
-                self.remove(wanted, newest)
-                continue
-            found = self.deploy(wanted, newest)
-            if self.module.check_mode:
-                continue
-            if wanted["wait"]:
-                self.wait(wanted, found)
-            else:
-                later.append((wanted, found))
+            with named(wanted):
+                if wanted["state"] == "absent":
+                    self.remove(wanted, newest)
+                    continue
+                found = self.deploy(wanted, newest)
+                if self.module.check_mode:
+                    continue
+                if wanted["wait"]:
+                    self.rollout.wait(found, wanted["timeout"])
+                else:
+                    later.append((wanted, found))
         for wanted, found in later:
-            self.wait(wanted, found)
+            with named(wanted):
+                self.rollout.wait(found, wanted["timeout"])
 
     def deploy(self, wanted, newest):
         """Make one release as wanted; its parts."""
@@ -216,12 +218,6 @@ class Deployment:
         if not self.module.check_mode:
             self.helm.uninstall(newest)
 
-    def wait(self, wanted, found):
-        try:
-            self.rollout.wait(found, wanted["timeout"])
-        except LabclusterError as error:
-            raise type(error)(f"release {wanted['name']}: {error.detail}") from error
-
     def release(self, wanted):
         folder = Path(self.params["charts_dir"]) / (wanted["chart"] or wanted["name"])
         archives = Path(self.params["archives_dir"]) if self.params["archives_dir"] else None
@@ -245,6 +241,15 @@ class Deployment:
                 "after": readable(after),
             }
         )
+
+
+@contextmanager
+def named(wanted):
+    """Failures say which release they are about."""
+    try:
+        yield
+    except LabclusterError as error:
+        raise type(error)(f"release {wanted['name']}: {error.detail}") from error
 
 
 @contextmanager
