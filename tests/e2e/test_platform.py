@@ -73,8 +73,8 @@ def test_pods_are_ready_and_confined(api: KubeApi, namespace: str) -> None:
         name = pod["metadata"]["name"]
         if "deletionTimestamp" in pod["metadata"]:
             continue  # the old version, on its way out
-        ready = {item["type"]: item["status"] for item in pod["status"]["conditions"]}
-        assert ready["Ready"] == "True", name
+        ready = {item["type"]: item["status"] for item in pod["status"].get("conditions", [])}
+        assert ready.get("Ready") == "True", name
         assert pod["spec"]["securityContext"]["runAsNonRoot"] is True, name
         for container in pod["spec"]["containers"]:
             assert container["securityContext"]["readOnlyRootFilesystem"] is True, name
