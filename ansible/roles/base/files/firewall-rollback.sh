@@ -4,7 +4,7 @@
 cd /etc/labcluster || exit 1
 if [ -f firewall.nft.proven ]; then
   cp firewall.nft.proven firewall.nft
-  systemctl restart labcluster-firewall.service
+  systemctl reload-or-restart labcluster-firewall.service
 else
   systemctl stop labcluster-firewall.service
   rm -f firewall.nft
