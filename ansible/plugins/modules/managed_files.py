@@ -94,7 +94,7 @@ def owner_ids(entry, missing_ok):
             ids.append(look_up(name)[2])
         except KeyError:
             if not missing_ok:
-                raise ValueError("%s: no such user or group: %s" % (entry["path"], name)) from None
+                raise ValueError("{}: no such user or group: {}".format(entry["path"], name)) from None
             ids.append(None)
     return ids
 
@@ -140,7 +140,7 @@ def remove(path):
         os.unlink(path)
 
 
-def apply(module, entry, uid, gid):
+def apply(entry, uid, gid):
     """Make the path what the entry describes."""
     path, state = entry["path"], entry["state"]
     if state == "absent":
@@ -153,7 +153,7 @@ def apply(module, entry, uid, gid):
         return
     folder = os.path.dirname(path)
     if state == "link":
-        temporary = tempfile.mktemp(dir=folder, prefix=".managed-")
+        temporary = os.path.join(folder, ".managed-%d" % os.getpid())
         os.symlink(entry["target"], temporary)
         os.rename(temporary, path)
         return
@@ -176,7 +176,11 @@ def validate(module, entry):
         handle.flush()
         code, out, err = module.run_command(entry["validate"].replace("%s", handle.name))
     if code:
-        module.fail_json(msg="%s: the new content is refused by `%s`: %s" % (entry["path"], entry["validate"], (err or out).strip()))
+        module.fail_json(
+            msg="{}: the new content is refused by `{}`: {}".format(
+                entry["path"], entry["validate"], (err or out).strip()
+            )
+        )
 
 
 def main():
@@ -218,14 +222,15 @@ def main():
                 "after": entry["content"],
             }
             for entry, _uid, _gid in wrong
-            if entry["state"] == "file" and int(entry["mode"], 8) & 0o044  # never show what others may not read
+            if entry["state"] == "file"
+            and int(entry["mode"], 8) & 0o044  # never show what others may not read
         ]
         for entry, _uid, _gid in wrong:
             if entry["validate"] and entry["state"] == "file":
                 validate(module, entry)
         if not module.check_mode:
             for entry, uid, gid in wrong:
-                apply(module, entry, uid, gid)
+                apply(entry, uid, gid)
     except (OSError, ValueError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=bool(wrong), paths=[entry["path"] for entry, _uid, _gid in wrong], diff=diff)

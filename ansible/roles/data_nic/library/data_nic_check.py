@@ -61,15 +61,15 @@ def interface_faults(module, name, address, mtu):
     """What is wrong with the interface itself."""
     code, out, _err = module.run_command(["ip", "-json", "address", "show", "dev", name])
     if code:
-        return ["there is no interface %s on this host (data_nic_interface)" % name]
+        return [f"there is no interface {name} on this host (data_nic_interface)"]
     link = json.loads(out)[0]
     faults = []
     if "UP" not in link["flags"] or "LOWER_UP" not in link["flags"]:
-        faults.append("%s is down: no cable, or the switch port is off" % name)
+        faults.append(f"{name} is down: no cable, or the switch port is off")
     if address not in [item["local"] for item in link["addr_info"]]:
-        faults.append("%s does not have the address %s (data_nic_address)" % (name, address))
+        faults.append(f"{name} does not have the address {address} (data_nic_address)")
     if link["mtu"] != mtu:
-        faults.append("%s has MTU %s, not %s (data_nic_mtu)" % (name, link["mtu"], mtu))
+        faults.append("{} has MTU {}, not {} (data_nic_mtu)".format(name, link["mtu"], mtu))
     return faults
 
 
@@ -117,10 +117,12 @@ def main():
             "%s (%s) answers small packets but not packets of %d bytes: a switch or an interface on the way has a smaller "
             "MTU" % (name, address, size)
             if small
-            else "%s (%s) does not answer at all" % (name, address)
+            else f"{name} ({address}) does not answer at all"
         )
     if faults:
-        module.fail_json(msg="data network, from %s to: %s" % (module.params["address"], "; ".join(faults)))
+        module.fail_json(
+            msg="data network, from {} to: {}".format(module.params["address"], "; ".join(faults))
+        )
     module.exit_json(changed=False, pairs=[name for name, _address, _size, _running in pings])
 
 

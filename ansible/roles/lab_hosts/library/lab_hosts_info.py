@@ -84,7 +84,8 @@ def main():
     )
     lab = module.params["lab"]
     _code, out, _err = module.run_command(
-        ["podman", "ps", "--all", "--filter", "label=labcluster.lab=" + lab, "--format", "json"], check_rc=True
+        ["podman", "ps", "--all", "--filter", "label=labcluster.lab=" + lab, "--format", "json"],
+        check_rc=True,
     )
     containers = {item["Labels"]["labcluster.host"]: item for item in json.loads(out or "[]") or []}
     outside = {link["ifindex"]: link for link in links(module)}
@@ -93,7 +94,13 @@ def main():
         item = containers.get(name)
         if item is None or item["StartedAt"] <= 0:
             # A container that never started is what an interrupted run left: it lacks its keys.
-            hosts[name] = {"exists": False, "unfinished": bool(item), "believed": False, "alive": False, "wired": False}
+            hosts[name] = {
+                "exists": False,
+                "unfinished": bool(item),
+                "believed": False,
+                "alive": False,
+                "wired": False,
+            }
             continue
         alive = is_alive(item["Pid"], item["Id"]) if item["Pid"] else False
         hosts[name] = {
