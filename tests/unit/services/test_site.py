@@ -103,3 +103,13 @@ def test_a_vaulted_secrets_file_is_taken_as_present(tmp_path: Path) -> None:
     shutil.copytree(SITES / "valid", tmp_path / "site")
     (tmp_path / "site/group_vars/all/secrets.yml").write_text("$ANSIBLE_VAULT;1.1;AES256\n6131\n")
     assert problems_of(tmp_path / "site") == []
+
+
+def test_the_example_lacks_nothing_but_what_only_its_owner_knows(tmp_path: Path) -> None:
+    shutil.copytree(SITES.parents[2] / "inventory" / "example", tmp_path / "site")
+    good = yaml.safe_load((SITES / "valid/group_vars/all/cluster.yml").read_text())
+    key = good["cluster_admins"][0]["ssh_keys"][0]
+    shutil.copy(SITES / "valid/group_vars/all/secrets.yml", tmp_path / "site/group_vars/all/secrets.yml")
+    variables = tmp_path / "site/group_vars/all/cluster.yml"
+    variables.write_text(variables.read_text().replace("CHANGE-ME", key))
+    assert problems_of(tmp_path / "site") == []
