@@ -29,7 +29,7 @@ STAGES: dict[str, list[tuple[list[str], str]]] = {
     "verify": [(["python", "docs/generate.py", "--check"], ".")],
     "artifacts": [(["python", "images/build.py"], ".")],
     "integration": [(["pytest", "-q", "tests/integration"], ".")],
-    "molecule": [(["molecule", "test", "--all"], "ansible")],
+    "molecule": [(["molecule", "-c", ".config/molecule/config.yml", "test", "--all"], "ansible")],
     "up": [(["python", "lab/up.py", "--site", SITE], ".")],
     "e2e": [(["pytest", "-q", "tests/e2e", "--site", SITE], ".")],
 }
@@ -47,6 +47,7 @@ def main(names: list[str]) -> int:
     environment = os.environ | {
         "PATH": f"{BIN}:{ROOT}/build/go/bin:{os.environ['PATH']}",
         "PYTHONUNBUFFERED": "1",
+        "MOLECULE_COMMAND_BORDERS": "0",
     }
     progress = Progress(ROOT / "build" / "log")
     try:
