@@ -141,8 +141,8 @@ def test_people_work_on_and_nobody_waits_while_the_directory_is_away(
         "nobody": log_in("nobody-of-that-name", keys / "ada_ed25519"),
     }
     assert {name: code for name, (code, _) in people.items()} == {"ada": 0, "administrator": 0, "nobody": 255}
-    # The first login finds the directory away: each of its questions (who, which groups, which keys) waits out a
-    # time limit of 2 s on the open connection and on a new one. Everybody after it is answered or refused at once.
+    # The first login finds the directory away: each of its questions (who, which groups, which keys) waits
+    # out a time limit of 2 s on the open connection and on a new one. Everybody after it waits for nothing.
     assert people["ada"][1] < 20, people
     assert people["administrator"][1] < 3, people
     assert people["nobody"][1] < 3, people
