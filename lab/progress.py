@@ -34,7 +34,7 @@ class Progress:
         self.log_dir = log_dir
         self.began = time.monotonic()
         self.console = Console(highlight=False, soft_wrap=True)
-        self.times: list[tuple[str, float]] = []
+        self.times: dict[str, float] = {}
         log_dir.mkdir(parents=True, exist_ok=True)
 
     def say(self, stage: str, text: str) -> None:
@@ -77,7 +77,7 @@ class Progress:
                 process.wait()
                 raise
             code = process.wait()
-        self.times.append((stage, time.monotonic() - started))
+        self.times[stage] = self.times.get(stage, 0.0) + time.monotonic() - started
         if code:
             tail = "".join(log.read_text(errors="replace").splitlines(keepends=True)[-FAILURE_LINES:])
             raise StageError(
@@ -92,6 +92,6 @@ class Progress:
 
     def summary(self) -> None:
         """Print how long each stage took, and the whole."""
-        for stage, seconds in self.times:
+        for stage, seconds in self.times.items():
             self.console.print(f"  {clock(seconds)}  {stage}", markup=False)
         self.console.print(f"  {clock(time.monotonic() - self.began)}  in all", markup=False)

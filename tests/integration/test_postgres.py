@@ -150,15 +150,6 @@ def test_lists_are_bounded_by_what_the_caller_may_see(store: postgres.PostgresRu
     assert len(store.find(RunFilter(limit=2))) == 2
 
 
-def test_refused_run_is_forgotten_but_never_one_with_a_job(store: postgres.PostgresRuns) -> None:
-    first, _ = store.add(NEW, key(), "f")
-    second, _ = store.add(NEW, key(), "f")
-    store.set_job(second, "u1")
-    store.discard(first)
-    store.discard(second)
-    assert [run.id for run in store.active()] == [second.id]
-
-
 def test_lost_connection_is_healed_by_itself(store: postgres.PostgresRuns, pool: sa.Engine) -> None:
     store.ping()
     with pool.connect() as connection:

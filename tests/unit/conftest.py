@@ -68,7 +68,10 @@ class Lab:
     def submit(self, **changes: Any) -> Run:
         """A run of ada's."""
         key = f"key-{len(self.store.keys):05d}"
-        return self.runs.submit(self.ada, self.request(**{"idempotency_key": key} | changes))[0]
+        run, created = self.runs.submit(self.ada, self.request(**{"idempotency_key": key} | changes))
+        if created:
+            self.runs.make_job(run)
+        return run
 
     def row(self, run: Run) -> Run:
         """The row as it is now."""

@@ -115,11 +115,6 @@ class FakeStore:
         self._check()
         self.rows[run.id] = self.rows[run.id].model_copy(update={"job_uid": job_uid})
 
-    def discard(self, run: Run) -> None:
-        self._check()
-        self.rows.pop(run.id)
-        self.keys = {key: value for key, value in self.keys.items() if value[0] != run.id}
-
     def ping(self) -> None:
         self._check()
 
@@ -137,6 +132,7 @@ class FakeCluster:
         self.created_by: list[str] = []
         self.deleted_by: list[str] = []
         self.failures: list[LabclusterError] = []
+        self.refusal: LabclusterError | None = None
         self.listeners: list[Callable[[str], None]] = []
         self.is_fresh = True
         self.complaints: dict[str, str] = {}
@@ -159,7 +155,11 @@ class FakeCluster:
         )
 
     # JobApi
-    def create(self, job: Any, user: str) -> str:
+    def create(self, job: Any, user: str, *, dry_run: bool = False) -> str:
+        if dry_run:
+            if self.refusal:
+                raise self.refusal
+            return "judged"
         if self.failures:
             raise self.failures.pop(0)
         metadata = job["metadata"]

@@ -120,9 +120,10 @@ class KubeApi:
                 return items
             params["continue"] = token
 
-    def create(self, path: str, body: Json, *, user: str | None = None) -> Json:
-        """POST to a collection."""
-        return self.request("POST", path, body=body, user=user)
+    def create(self, path: str, body: Json, *, user: str | None = None, dry_run: bool = False) -> Json:
+        """POST to a collection; a dry run passes admission and keeps nothing."""
+        query = {"dryRun": "All"} if dry_run else None
+        return self.request("POST", path, query=query, body=body, user=user)
 
     def apply(
         self, path: str, body: Json, *, manager: str, force: bool = True, user: str | None = None
@@ -222,12 +223,12 @@ class KubeJobs:
     def __init__(self, api: KubeApi) -> None:
         self._api = api
 
-    def create(self, job: Mapping[str, Any], user: str) -> str:
+    def create(self, job: Mapping[str, Any], user: str, *, dry_run: bool = False) -> str:
         """Make the Job; the same Job made before counts as made. The answer is its uid."""
         metadata = job["metadata"]
         path = _jobs(metadata["namespace"])
         try:
-            made = self._api.create(path, dict(job), user=user)
+            made = self._api.create(path, dict(job), user=user, dry_run=dry_run)
         except ConflictError:
             made = self._api.get(f"{path}/{metadata['name']}", user=user)
             if made["metadata"].get("annotations") != metadata["annotations"]:

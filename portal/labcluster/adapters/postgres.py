@@ -197,10 +197,6 @@ class PostgresRuns:
         """Note that the run's Job was made."""
         self._write(RUNS.update().where(*_key(run)).values(job_uid=job_uid))
 
-    def discard(self, run: Run) -> None:
-        """Forget a run whose Job was refused before anybody heard of it."""
-        self._write(RUNS.delete().where(*_key(run), RUNS.c.job_uid.is_(None)))
-
     def ping(self) -> None:
         """Raise UnreachableError unless the database answers."""
         self._one(sa.select(sa.literal(1)))

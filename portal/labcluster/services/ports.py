@@ -40,9 +40,6 @@ class RunStore(Protocol):
     def set_job(self, run: Run, job_uid: str) -> None:
         """Note that the run's Job was made."""
 
-    def discard(self, run: Run) -> None:
-        """Forget a run whose Job was refused before anybody heard of it."""
-
     def ping(self) -> None:
         """Raise UnreachableError unless the database answers."""
 
@@ -50,8 +47,8 @@ class RunStore(Protocol):
 class JobApi(Protocol):
     """Jobs, made and removed under the name of the user whose run they are."""
 
-    def create(self, job: KubeObject, user: str) -> str:
-        """Make the Job (one of that name counts as made) and give its uid."""
+    def create(self, job: KubeObject, user: str, *, dry_run: bool = False) -> str:
+        """Make the Job (one of that name counts as made) and give its uid; a dry run only judges it."""
 
     def delete(self, namespace: str, name: str, user: str) -> None:
         """Remove the Job and its pods; an absent Job counts as removed."""

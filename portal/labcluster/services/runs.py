@@ -94,21 +94,27 @@ class RunService:
     def submit(self, caller: Caller, request: RunRequest) -> tuple[Run, bool]:
         """Accept a run; the flag says whether it is new or an earlier answer to the same key.
 
-        The row is committed before the Job is made. From then on the run exists: if the Job cannot be
-        made now, the reconciler makes it. Only a Job that is refused for good takes the row with it.
+        What the cluster would refuse is refused here, before anything is written. Once the row is
+        committed the run exists: its Job follows by `make_job`, and if that fails, by the reconciler.
         """
         print_of = submission.fingerprint(request)
         known = self._store.by_key(caller.user, request.idempotency_key, print_of)
         if known is not None:
             return known, False
         new = self.check(caller, request)
+        self._rehearse(new)
         try:
-            run, created = self._store.add(new, request.idempotency_key, print_of)
+            return self._store.add(new, request.idempotency_key, print_of)
         except UnreachableError:
-            run, created = self._kept(caller.user, request.idempotency_key, print_of), True
-        if created:
-            self._make_job(run)
-        return run, created
+            return self._kept(caller.user, request.idempotency_key, print_of), True
+
+    def _rehearse(self, new: NewRun) -> None:
+        """Let the apiserver judge the Job under the user's name; it keeps nothing."""
+        trial = Run(**new.model_dump(), number=0, state=RunState.QUEUED, submitted_at=self._clock())
+        try:
+            self._jobs.create(job(trial, self._settings, self._registry.host), new.user, dry_run=True)
+        except UnreachableError as error:
+            log.warning("a run of %s is accepted without the cluster's judgement: %s", new.user, error)
 
     def _kept(self, user: str, key: str, print_of: str) -> Run:
         """The row of a commit whose answer was lost: "not accepted" must be true when we say it."""
@@ -123,7 +129,8 @@ class RunService:
             return run
         raise UnreachableError("the run database does not answer: nothing was submitted")
 
-    def _make_job(self, run: Run) -> None:
+    def make_job(self, run: Run) -> None:
+        """Make the Job of an accepted run; after the answer, so that nobody waits for the queue's start."""
         manifest = job(run, self._settings, self._registry.host)
         patience = _WEBHOOK_PATIENCE
         while True:
@@ -135,9 +142,10 @@ class RunService:
                     return
                 self._sleep(_WEBHOOK_PAUSE)
                 patience -= _WEBHOOK_PAUSE
-            except LabclusterError:
-                self._store.discard(run)
-                raise
+            except LabclusterError as error:
+                # Something changed since the rehearsal; the reconciler asks once more and tells the user.
+                log.warning("the Job of run %s is refused: %s", run.id, error)
+                return
             else:
                 break
         try:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import anyio.to_thread
 from anyio import CapacityLimiter
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
@@ -44,9 +44,13 @@ router = APIRouter(prefix="/api/v1", responses=PROBLEMS)
 
 
 @router.post("/runs", status_code=201, responses={200: {"model": RunView, "description": "Accepted before"}})
-def submit_run(request: RunRequest, response: Response, caller: CallerOf, portal: PortalOf) -> RunView:
+def submit_run(
+    request: RunRequest, response: Response, caller: CallerOf, portal: PortalOf, after: BackgroundTasks
+) -> RunView:
     """Submit a run. The same idempotency key again gives the same run with status 200."""
     run, created = portal.runs.submit(caller, request)
+    if created:
+        after.add_task(portal.runs.make_job, run)
     response.status_code = 201 if created else 200
     response.headers["Location"] = f"/api/v1/runs/{run.id}"
     return RunView.of(run)

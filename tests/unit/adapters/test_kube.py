@@ -67,7 +67,7 @@ class Api:
     def __init__(self, annotations: dict[str, str]) -> None:
         self.annotations = annotations
 
-    def create(self, path: str, body: Any, *, user: str | None = None) -> Any:
+    def create(self, path: str, body: Any, *, user: str | None = None, dry_run: bool = False) -> Any:
         raise ConflictError("already exists")
 
     def get(self, path: str, *, user: str | None = None) -> Any:

@@ -119,11 +119,25 @@ def test_job_is_made_under_the_users_name(lab: Any) -> None:
     assert lab.cluster.created_by == ["ada"]
 
 
-def test_refused_job_takes_the_row_with_it(lab: Any) -> None:
-    lab.cluster.failures = [NotAllowedError("this image is not allowed")]
+def test_what_the_cluster_refuses_is_not_accepted(lab: Any) -> None:
+    lab.cluster.refusal = NotAllowedError("this image is not allowed")
     with pytest.raises(NotAllowedError, match="this image"):
         lab.submit()
     assert not lab.store.rows
+
+
+def test_refusal_after_acceptance_ends_the_run_with_its_sentence(lab: Any) -> None:
+    lab.cluster.failures = [NotAllowedError("she has left the project")] * 2
+    run = lab.submit()
+    lab.clock.advance(10)
+    lab.reconciler.reconcile_once()
+    assert lab.row(run).state is RunState.FAILED
+    assert "she has left the project" in lab.row(run).reason
+
+
+def test_silent_cluster_does_not_keep_a_run_from_being_accepted(lab: Any) -> None:
+    lab.cluster.refusal = UnreachableError("the Kubernetes API does not answer")
+    assert lab.row(lab.submit()).job_uid == "uid-run-vision-1"
 
 
 def test_restarting_queue_is_waited_for_briefly(lab: Any) -> None:
