@@ -8,7 +8,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 readonly MIN_MEMORY_MIB=$((10 * 1024))
-readonly MIN_DISK_MIB=$((40 * 1024))
+readonly MIN_DISK_MIB=$((32 * 1024))
 # What is built already no longer has to fit.
 readonly MIN_DISK_BUILT_MIB=$((12 * 1024))
 # Started by tests as processes of their own; never as this machine's services.
@@ -36,7 +36,9 @@ check_host() {
   local memory disk needed=$MIN_DISK_MIB
   memory=$(awk '/^MemTotal:/ {print int($2 / 1024)}' "${LABCLUSTER_MEMINFO:-/proc/meminfo}")
   [ "$memory" -ge "$MIN_MEMORY_MIB" ] || refuse "this host has $memory MiB of memory: the lab needs $MIN_MEMORY_MIB MiB"
-  [ -e build/store/manifest.json ] && needed=$MIN_DISK_BUILT_MIB
+  if [ -e build/store/manifest.json ] || [ -d "${LABCLUSTER_CACHE:-${HOME:-}/.cache/labcluster}/store" ]; then
+    needed=$MIN_DISK_BUILT_MIB
+  fi
   disk=$(df --output=avail -m . | tail -n 1 | tr -d ' ')
   [ "$disk" -ge "$needed" ] || refuse "$PWD has $disk MiB free: $needed MiB are needed; free some or clone to a larger disk"
 }

@@ -49,7 +49,7 @@ UNAME = '#!/bin/sh\n[ "$1" = -m ] && echo {machine} || echo {system}\n'
         ({"uname": UNAME.format(machine="aarch64", system="Linux")}, "this host is aarch64"),
         ({"id": "1000"}, "this user is not root: run it again with sudo"),
         ({"memory": "4194304"}, "this host has 4096 MiB of memory: the lab needs 10240 MiB"),
-        ({"df": "Avail\\n2048"}, "has 2048 MiB free: 40960 MiB are needed"),
+        ({"df": "Avail\\n2048"}, "has 2048 MiB free: 32768 MiB are needed"),
         (
             {"apt-get": NO_MIRROR, "dpkg-query": "#!/bin/sh\nexit 1\n"},
             "package mirror cannot be reached (cannot resolve mirror)",
