@@ -42,7 +42,7 @@ def measure_help(count):
 
 
 def measure_submit(count):
-    """`labctl submit`; the nodes share the client's cores here, so each run's pod is let go before the next."""
+    """`labctl submit`; nodes and client share their cores here, so each pod is let go before the next run."""
     series = {"bare": [], "submit": []}
     for _ in range(count):
         series["bare"].append(timed(PYTHON)[0])
