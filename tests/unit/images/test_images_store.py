@@ -144,6 +144,8 @@ def test_an_interrupted_build_leaves_nothing_half(
         env={**os.environ, "PYTHONPATH": str(IMAGES)},
         stderr=subprocess.PIPE,
         text=True,
+        # Whoever runs the tests in the background ignores SIGINT, and a child would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 20
     while tree.builds == 0 and time.monotonic() < deadline:
