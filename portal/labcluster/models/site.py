@@ -154,6 +154,11 @@ class Secrets(_Model):
     postgresql_password: Secret = Field(description="PostgreSQL administrator")
     postgresql_portal_password: Secret = Field(description="the portal's PostgreSQL role")
     registry_password: Secret = Field(description="the cluster's credential at the registry")
+    ldap_dex_password: Secret = Field(description="Dex in the directory (reads)")
+    ldap_registry_password: Secret = Field(description="the registry's token service in the directory (reads)")
+    dex_portal_secret: Secret = Field(description="the portal as a client of Dex")
+    portal_session_key: Secret = Field(description="what the portal signs the cookies of browsers with")
+    registry_node_password: Secret = Field(description="the nodes' credential at the registry (pulls)")
     munge_key: Annotated[SecretStr, _base64_of(128)] = Field(description="munge key, 128 bytes in base64")
     etcd_encryption_key: Annotated[SecretStr, _base64_of(32)] = Field(
         description="key that encrypts Kubernetes Secrets at rest, 32 bytes in base64"
