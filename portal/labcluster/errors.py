@@ -1,6 +1,7 @@
 """Every failure that labcluster reports on purpose.
 
     LabclusterError            1  500  ours: a bug or something nobody planned for
+    ├── UncertainError         1  504  a part died over it: not known whether it was done, to be asked again
     ├── UsageError             2  400  the request itself is wrong
     ├── NotAllowedError        3  403  the caller may not do this
     │   └── NotAuthenticatedError  3  401  the caller did not prove who he is
@@ -41,6 +42,14 @@ class LabclusterError(Exception):
             "detail": self.detail,
             "code": self.exit_code,
         }
+
+
+class UncertainError(LabclusterError):
+    """What must decide died before it answered: the request is to be sent again until there is an answer."""
+
+    http_status = 504
+    kind = "uncertain"
+    title = "Outcome not known"
 
 
 class UsageError(LabclusterError):
@@ -101,11 +110,10 @@ _BY_CODE: dict[int, type[LabclusterError]] = {
     for kind in (LabclusterError, UsageError, NotAllowedError, NotFoundError, ConflictError, UnreachableError)
 }
 
+_BY_TYPE = {PROBLEM_TYPE_PREFIX + kind.kind: kind for kind in (NotAuthenticatedError, UncertainError)}
+
 
 def from_problem(problem: Mapping[str, Any]) -> LabclusterError:
     """The error that a problem document tells of (the client's side of `LabclusterError.problem`)."""
-    if problem.get("status") == NotAuthenticatedError.http_status:
-        kind: type[LabclusterError] = NotAuthenticatedError
-    else:
-        kind = _BY_CODE.get(problem.get("code", 1), LabclusterError)
+    kind = _BY_TYPE.get(str(problem.get("type"))) or _BY_CODE.get(problem.get("code", 1), LabclusterError)
     return kind(str(problem.get("detail") or problem.get("title") or "the portal answered with an error"))

@@ -12,7 +12,7 @@ from labcluster.errors import (
     LabclusterError,
     NotAuthenticatedError,
     NotFoundError,
-    UnreachableError,
+    UncertainError,
 )
 from labcluster.models.callers import Credential
 from labcluster.models.runs import (
@@ -70,7 +70,7 @@ class FakeStore:
         self.keys[run.user, key] = (row.id, fingerprint)
         if self.lose_answers:
             self.lose_answers -= 1
-            raise UnreachableError("the run database does not answer: connection lost")
+            raise UncertainError("the run database died over a commit: connection lost")
         return row, True
 
     def by_key(self, user: str, key: str, fingerprint: str) -> Run | None:

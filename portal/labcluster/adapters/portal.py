@@ -7,17 +7,21 @@ import http.client
 import json
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from labcluster.adapters import munge_client
-from labcluster.errors import LabclusterError, UnreachableError, from_problem
+from labcluster.errors import LabclusterError, UncertainError, UnreachableError, from_problem
 
 _PREFIX = "/api/v1"
 _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 30.0
 _BLOCK = 64 * 1024
+# A portal or database that was killed is back within a minute; so long nobody knows what became of a request.
+_UNCERTAIN_SECONDS = 120.0
+_UNCERTAIN_PAUSE = 1.0
 
 Json = Any
 
@@ -35,11 +39,13 @@ class Portal:
         cluster: str,
         ca: str,
         credential: Callable[[bytes], str] | None = None,
+        notice: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.url = url.rstrip("/")
         self._cluster = cluster
         self._ca = ca
         self._credential = credential or munge_client.encode
+        self._notice = notice
         self._connection: http.client.HTTPSConnection | None = None
 
     def get(self, path: str, query: Mapping[str, Any] | None = None) -> Json:
@@ -82,23 +88,39 @@ class Portal:
     def _json(self, method: str, path: str, query: Mapping[str, Any] | None, body: Json = None) -> Json:
         target = _target(path, query)
         data = b"" if body is None else json.dumps(body).encode()
-        try:
-            text = self._read(method, target, data)
-        except BrokenConnectionError:
-            # The portal may have restarted, or ended an idle connection. Every request may be sent again.
-            try:
-                text = self._read(method, target, data)
-            except BrokenConnectionError as error:
-                if method == "GET":
-                    raise UnreachableError(f"{error.detail}: try again") from None
-                raise LabclusterError(
-                    f"{error.detail} twice, so that it is not known whether this was done: look before"
-                    " you try again"
-                ) from None
+        text = self._look(target) if method == "GET" else self._change(method, target, data)
         try:
             return json.loads(text) if text else None
         except ValueError:
             raise LabclusterError(f"{self.url}{target} did not answer with JSON: is it a portal?") from None
+
+    def _look(self, target: str) -> bytes:
+        try:
+            return self._read("GET", target, b"")
+        except BrokenConnectionError:  # an idle connection that the portal ended
+            return self._read("GET", target, b"")
+
+    def _change(self, method: str, target: str, body: bytes) -> bytes:
+        """Ask until there is a true answer: a request whose answer got lost may have been carried out."""
+        try:
+            return self._read(method, target, body)
+        except (BrokenConnectionError, UncertainError):
+            until = time.monotonic() + _UNCERTAIN_SECONDS
+        tries = 0
+        while True:
+            try:
+                return self._read(method, target, body)
+            except (UnreachableError, UncertainError) as error:
+                # That it does not answer now says nothing about the first time.
+                if time.monotonic() > until:
+                    raise UncertainError(
+                        f"{error.detail.partition(': nothing was')[0]}; an earlier try broke, so that it is"
+                        " not known whether this was done: look before you try again"
+                    ) from None
+            tries += 1
+            if tries == 1:
+                self._notice("the portal broke off before its answer: asking again whether this was done")
+            time.sleep(_UNCERTAIN_PAUSE)
 
     def _read(self, method: str, target: str, body: bytes) -> bytes:
         answer = self._ask(method, target, body)

@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from labcluster.errors import ConflictError, UnreachableError
+from labcluster.errors import ConflictError, UncertainError, UnreachableError
 from labcluster.models.runs import ACTIVE_STATES, NewRun, Run, RunChange, RunFilter
 from labcluster.models.settings import DatabaseSettings
 
@@ -145,7 +145,8 @@ class PostgresRuns:
                 .returning(*_PUBLIC)
             ).one_or_none()
             if row is not None:
-                transaction.commit()
+                with _certain():
+                    transaction.commit()
                 return _run(row), True
             # The same request is being accepted beside us: give the number back.
             transaction.rollback()
@@ -227,6 +228,15 @@ def _run(row: sa.Row[Any]) -> Run:
     values.pop("idempotency_key", None)
     values.pop("fingerprint", None)
     return Run.model_validate(values)
+
+
+@contextmanager
+def _certain() -> Iterator[None]:
+    """A commit that breaks may have been made."""
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        raise UncertainError(f"the run database died over a commit: {_line(error)}") from error
 
 
 @contextmanager

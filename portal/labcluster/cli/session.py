@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from labcluster.cli import output
 from labcluster.cli.settings import load
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ def build() -> Portal:
     from labcluster.adapters.portal import Portal  # brings ssl and http.client: not for --help
 
     settings = load()
-    portal = Portal(settings.portal, settings.cluster, settings.ca)
+    portal = Portal(settings.portal, settings.cluster, settings.ca, notice=output.say)
     context = click.get_current_context(silent=True)
     if context is not None:
         context.call_on_close(portal.close)

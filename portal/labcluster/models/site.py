@@ -155,7 +155,7 @@ class Secrets(_Model):
     postgresql_portal_password: Secret = Field(description="the portal's PostgreSQL role")
     registry_password: Secret = Field(description="the cluster's credential at the registry")
     ldap_dex_password: Secret = Field(description="Dex in the directory (reads)")
-    ldap_registry_password: Secret = Field(description="the registry's token service in the directory (reads)")
+    ldap_registry_password: Secret = Field(description="the registry's token service in the directory")
     dex_portal_secret: Secret = Field(description="the portal as a client of Dex")
     portal_session_key: Secret = Field(description="what the portal signs the cookies of browsers with")
     registry_node_password: Secret = Field(description="the nodes' credential at the registry (pulls)")

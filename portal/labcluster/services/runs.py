@@ -11,6 +11,7 @@ from labcluster.errors import (
     LabclusterError,
     NotAllowedError,
     NotFoundError,
+    UncertainError,
     UnreachableError,
     UsageError,
 )
@@ -105,7 +106,7 @@ class RunService:
         self._rehearse(new)
         try:
             return self._store.add(new, request.idempotency_key, print_of)
-        except UnreachableError:
+        except UncertainError:
             return self._kept(caller.user, request.idempotency_key, print_of), True
 
     def _rehearse(self, new: NewRun) -> None:
@@ -127,7 +128,9 @@ class RunService:
             if run is None:
                 break
             return run
-        raise UnreachableError("the run database does not answer: nothing was submitted")
+        else:
+            raise UncertainError("the run database died over the commit and does not answer yet: ask again")
+        raise UnreachableError("the run database died before the commit: nothing was submitted")
 
     def make_job(self, run: Run) -> None:
         """Make the Job of an accepted run; after the answer, so that nobody waits for the queue's start."""

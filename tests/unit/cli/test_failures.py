@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 from labcluster.adapters import munge_client
+from labcluster.adapters import portal as portal_client
 from labcluster.cli import output
 from labcluster.cli.main import main
+from labcluster.errors import UncertainError, UnreachableError
 
-from .conftest import Break, FakePortal, Labctl
+from .conftest import Break, FakePortal, Labctl, run
 
 
 def one_line(text: str) -> str:
@@ -70,6 +72,37 @@ def test_a_read_that_breaks_twice(labctl: Labctl, portal: FakePortal) -> None:
     assert done.code == 6
     assert "broke" in one_line(done.err)
     assert len(portal.requests) == 2
+
+
+@pytest.fixture
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portal_client, "_UNCERTAIN_PAUSE", 0.001)
+    monkeypatch.setattr(portal_client, "_UNCERTAIN_SECONDS", 0.3)
+
+
+@pytest.mark.usefixtures("_hurried")
+def test_a_submit_whose_answer_got_lost_is_asked_for_until_it_is_known(
+    labctl: Labctl, portal: FakePortal
+) -> None:
+    away = UnreachableError("the run database does not answer")
+    portal.on("POST", "/runs", Break, away, UncertainError("the database died over the commit"), Break, run())
+    done = labctl("submit", "--", "true")
+    assert (done.code, done.out) == (0, "vision-7\n")
+    assert done.err == "the portal broke off before its answer: asking again whether this was done\n"
+    assert len({request.body["idempotency_key"] for request in portal.requests}) == 1
+    assert len(portal.requests) == 5
+
+
+@pytest.mark.usefixtures("_hurried")
+@pytest.mark.parametrize("first", [Break, UncertainError("the database died over the commit")])
+def test_what_stays_unknown_is_never_called_not_accepted(
+    labctl: Labctl, portal: FakePortal, first: object
+) -> None:
+    portal.on("POST", "/runs", first, UnreachableError("the database does not answer: nothing was accepted"))
+    done = labctl("submit", "--", "true")
+    assert done.code == 1
+    assert "not known whether this was done" in done.err
+    assert "nothing was accepted" not in done.err
 
 
 def test_no_munge_on_this_machine(

@@ -138,14 +138,6 @@ def test_a_broken_connection_is_tried_once_more_with_the_same_key(portal: FakePo
     assert first.body == second.body
 
 
-def test_a_connection_that_breaks_twice_promises_nothing(portal: FakePortal, labctl: Labctl) -> None:
-    portal.on("POST", "/runs", Break)
-    done = labctl("submit", "--", "true")
-    assert (done.code, done.err.count("\n")) == (1, 1)
-    assert "it is not known whether this was done" in done.err
-    assert len(portal.requests) == 2
-
-
 def test_wait_ends_with_the_runs_exit_status(portal: FakePortal, labctl: Labctl) -> None:
     portal.on("POST", "/runs", run())
     portal.on(

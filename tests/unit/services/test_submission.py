@@ -10,6 +10,7 @@ from labcluster.errors import (
     LabclusterError,
     NotAllowedError,
     NotFoundError,
+    UncertainError,
     UnreachableError,
     UsageError,
 )
@@ -171,6 +172,21 @@ def test_database_away_means_nothing_was_accepted(lab: Any) -> None:
 def test_administrator_does_not_submit(lab: Any) -> None:
     with pytest.raises(NotAllowedError, match="submit as a member"):
         lab.runs.submit(lab.admin, lab.request())
+
+
+def test_commit_whose_answer_stays_unknown_is_not_called_refused(lab: Any) -> None:
+    lab.store.lose_answers = 1
+    add = lab.store.add
+
+    def add_and_die(*given: Any) -> Any:
+        try:
+            return add(*given)
+        finally:
+            lab.store.broken = UnreachableError("the run database does not answer")
+
+    lab.store.add = add_and_die
+    with pytest.raises(UncertainError):
+        lab.submit()
 
 
 def test_commit_whose_answer_was_lost_is_found_again(lab: Any) -> None:
