@@ -57,7 +57,7 @@ class Server:
         (home / "config.ldif").write_text(text)
         self._run("/usr/sbin/slapadd", "-n0", "-F", home / "slapd.d", "-l", home / "config.ldif")
         entries = (IMAGE / "base.ldif").read_text().replace("@BASE@", BASE).replace("@DC@", "lab")
-        for name in ("portal", "controller"):
+        for name in ("portal", "controller", "sssd", "dex", "registry"):
             (home / name).write_text(f"password-of-{name}\n")
             entries += (
                 f"\ndn: cn={name},ou=services,{BASE}\nobjectClass: applicationProcess\n"
@@ -191,9 +191,15 @@ def test_uid_that_another_has_is_refused_by_the_directory(server: Server) -> Non
         portal.add_member(ADA.model_copy(update={"name": "eve", "home": "/lab/home/eve"}))
 
 
-def test_controller_can_only_read(server: Server) -> None:
+@pytest.mark.parametrize("who", ["controller", "sssd", "dex", "registry"])
+def test_other_services_read_and_write_nothing(server: Server, who: str) -> None:
+    server.directory().add_member(ADA)
+    reader = server.directory(who)
+    assert reader.read().members == {"ada": ADA}
     with pytest.raises(LabclusterError, match="does not let us"):
-        server.directory("controller").add_member(ADA)
+        reader.add_group(Group(name="vision", gid=30000))
+    with pytest.raises(LabclusterError, match="does not let us"):
+        reader.set_password("ada", "mine from now on")
 
 
 def test_hundreds_of_entries_are_read_whole(server: Server) -> None:
