@@ -19,6 +19,10 @@ SYSTEM_NAMESPACE = "labcluster"
 MEMBERS = "labcluster-members"
 PASSWD = "labcluster-passwd"  # noqa: S105 - a ConfigMap
 MEMBER_ROLE = "labcluster-member"
+# Whom the portal acts as, after it has seen that the pod is the caller's own. The apiserver's authentication
+# refuses a token that claims such a group, so that nobody else ever is in it.
+SHELL = "labcluster-shell"
+SHELL_GROUP = "labcluster:shell"
 IMPERSONATOR_ROLE = "labcluster-impersonator"
 QUEUE = "default"
 COHORT = "lab"
@@ -123,6 +127,14 @@ def project_objects(
             **inside,
             roleRef={"apiGroup": _RBAC, "kind": "ClusterRole", "name": MEMBER_ROLE},
             subjects=[{"apiGroup": _RBAC, "kind": "User", "name": member.name} for member in people],
+        ),
+        _object(
+            f"{_RBAC}/v1",
+            "RoleBinding",
+            SHELL,
+            **inside,
+            roleRef={"apiGroup": _RBAC, "kind": "ClusterRole", "name": SHELL},
+            subjects=[{"apiGroup": _RBAC, "kind": "Group", "name": SHELL_GROUP}],
         ),
         _cluster_queue(project),
         _object(_KUEUE, "LocalQueue", QUEUE, **inside, spec={"clusterQueue": namespace}),

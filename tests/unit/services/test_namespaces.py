@@ -56,6 +56,12 @@ def test_members_are_bound_to_the_member_role_by_name() -> None:
     assert [subject["name"] for subject in binding["subjects"]] == ["ada"]
 
 
+def test_shells_are_for_the_portals_group_and_for_no_person() -> None:
+    binding = one(made(), "RoleBinding", "labcluster-shell", "project-vision")
+    assert binding["roleRef"]["name"] == "labcluster-shell"
+    assert [(s["kind"], s["name"]) for s in binding["subjects"]] == [("Group", "labcluster:shell")]
+
+
 def test_portal_may_act_for_members_and_for_nobody_else() -> None:
     rules = one(made(), "ClusterRole", "labcluster-impersonator")["rules"]
     assert [rule["resourceNames"] for rule in rules] == [["ada", "bo"]]
