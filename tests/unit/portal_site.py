@@ -9,6 +9,7 @@ import httpx
 from anyio import CapacityLimiter
 from anyio.from_thread import BlockingPortal
 from fastapi import FastAPI
+from labcluster.errors import UnreachableError
 from labcluster.models.settings import Admin
 from labcluster.services.authentication import Authenticator, payload
 from labcluster.web.app import create_app
@@ -52,12 +53,18 @@ class Site:
             authenticator=authenticator,
             administration=administration,
             background=lab.cluster,
+            require_view=self._require_view,
             check=lab.store.ping,
             public_page=True,
             log_readers=CapacityLimiter(2),
         )
         self.client = Client(create_app(self.portal), loop)
         self.count = 0
+        self.seen = True
+
+    def _require_view(self) -> None:
+        if not self.seen:
+            raise UnreachableError("the portal has just started")
 
     def credential(self, user: str, method: str, target: str, body: bytes, cluster: str = "lab") -> str:
         self.count += 1

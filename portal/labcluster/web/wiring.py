@@ -56,6 +56,7 @@ class Portal:
     authenticator: Authenticator
     administration: Administration | None
     background: Lifecycle
+    require_view: Callable[[], None]
     check: Callable[[], None]
     public_page: bool
     log_readers: CapacityLimiter
@@ -92,11 +93,17 @@ def build(settings: PortalSettings) -> Portal:
         member = administration.cached.read().by_uid(uid) if administration else None
         return member.name if member else None
 
-    def check() -> None:
-        store.ping()
+    def require_view() -> None:
+        """Before its first look at the cluster the portal would deny everybody what is his."""
         late = view.wait_synced(0)
         if late:
-            raise UnreachableError(f"the portal has not seen these of the cluster yet: {', '.join(late)}")
+            raise UnreachableError(
+                f"the portal has just started and has not seen these of the cluster yet: {', '.join(late)}"
+            )
+
+    def check() -> None:
+        store.ping()
+        require_view()
 
     return Portal(
         cluster=settings.cluster_name,
@@ -110,6 +117,7 @@ def build(settings: PortalSettings) -> Portal:
         ),
         administration=administration,
         background=view,
+        require_view=require_view,
         check=check,
         public_page=settings.public_page,
         log_readers=CapacityLimiter(_MAX_LOG_READERS),
@@ -135,6 +143,7 @@ _HEADER = APIKeyHeader(
 
 async def caller_of(request: Request, authorization: Annotated[str | None, Depends(_HEADER)]) -> Caller:
     """The proven caller of a request."""
+    portal_of(request).require_view()
     scope = request.scope
     target = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
     if scope["query_string"]:

@@ -37,6 +37,12 @@ def test_submit_is_created_once_and_shown(site: Site) -> None:
     assert run["submitted_at"].endswith("Z")
 
 
+def test_a_portal_that_has_not_seen_the_cluster_yet_denies_nobody_what_is_his(site: Site) -> None:
+    site.seen = False
+    answer = site.ask("ada", "GET", "/api/v1/runs?project=vision")
+    assert (answer.status_code, answer.json()["code"]) == (503, 6)
+
+
 def test_check_says_what_submit_would_accept_and_writes_nothing(site: Site) -> None:
     answer = site.ask("ada", "POST", "/api/v1/runs/check", RUN | {"gpus": 1})
     assert answer.status_code == 200
