@@ -39,10 +39,13 @@ var signalNames = map[syscall.Signal]string{
 	syscall.SIGXFSZ: "SIGXFSZ", syscall.SIGSYS: "SIGSYS",
 }
 
-// result is result.json.
+// result is result.json, or rank-<n>.json of the other pods of a run on several nodes.
 type result struct {
-	ExitCode   int     `json:"exit_code"`
-	Signal     *string `json:"signal"`
+	Attempt  int     `json:"attempt"`
+	ExitCode int     `json:"exit_code"`
+	Signal   *string `json:"signal"`
+	// EndedBy is time_limit if the command was ended, or warned and then ended, at the run's time limit.
+	EndedBy    string  `json:"ended_by,omitempty"`
 	StartedAt  string  `json:"started_at"`
 	FinishedAt string  `json:"finished_at"`
 	Seconds    float64 `json:"seconds"`
@@ -67,39 +70,51 @@ func execMain(args []string) int {
 	// As PID 1 orphans come to us anyway; elsewhere (another init before us, tests) by request.
 	_, _, _ = syscall.Syscall6(syscall.SYS_PRCTL, prSetChildSubreaper, 1, 0, 0, 0, 0)
 
-	directory := os.Getenv("LABCLUSTER_RUN_DIR")
-	out := newTee(directory)
+	where := place()
+	directory := where.directory
+	out := newTee(where)
 	started := time.Now()
 	status := 0
-	var ended syscall.WaitStatus
+	var ended end
 	pid, output, err := start(args, environment(directory))
 	if err != nil {
 		status = startFailure(out, args[0], err)
 	} else {
 		copied := make(chan struct{})
 		go func() { out.copyFrom(output); close(copied) }()
-		ended = supervise(pid, signals, children)
+		ended = supervise(pid, out, happenings{signals, children, limitOf(), superseded(where)})
 		out.finish(output, copied, func() { killLeft(pid) })
-		status = exitCode(ended)
+		status = exitCode(ended.status)
 	}
 	finished := time.Now()
 	out.close()
+	if ended.by == bySuccessor {
+		// The folder is the next attempt's now.
+		return supersededExit
+	}
 	record := result{
+		Attempt:    where.attempt,
 		ExitCode:   status,
+		EndedBy:    ended.by,
 		StartedAt:  started.UTC().Format(timeFormat),
 		FinishedAt: finished.UTC().Format(timeFormat),
 		Seconds:    finished.Sub(started).Round(time.Millisecond).Seconds(),
 		LogError:   out.problem,
 	}
-	if pid > 0 && ended.Signaled() {
-		name := signalName(ended.Signal())
+	if pid > 0 && ended.status.Signaled() {
+		name := signalName(ended.status.Signal())
 		record.Signal = &name
 	}
 	if directory != "" {
-		if err := writeJSON(filepath.Join(directory, "result.json"), record, true); err != nil {
-			out.warn(fmt.Sprintf("result.json is not written in %s: %v", directory, explain(err)))
+		if err := writeJSON(where.result(where.rank), record, true); err != nil {
+			out.warn(fmt.Sprintf("%s is not written: %v", where.result(where.rank), explain(err)))
 		}
-		makeReadOnly(directory)
+		if where.allEnded() {
+			makeReadOnly(directory)
+		}
+	}
+	if ended.by != "" {
+		say(fmt.Sprintf(`{"ended_by": %q}`, ended.by))
 	}
 	return status
 }
@@ -187,9 +202,25 @@ func startFailure(out *tee, name string, err error) int {
 	return 127
 }
 
-// supervise forwards signals to the command and reaps every child until the command itself has ended.
-func supervise(pid int, signals, children <-chan os.Signal) syscall.WaitStatus {
+// end is how the command ended, and by whom if not by itself.
+type end struct {
+	status syscall.WaitStatus
+	by     string
+}
+
+// happenings are what supervise waits for besides the command's end.
+type happenings struct {
+	signals, children <-chan os.Signal
+	limit             limit
+	// Closed when a later attempt of this run has taken its folder over.
+	superseded <-chan struct{}
+}
+
+// supervise forwards signals to the command, keeps its time limit, and reaps every child until the command
+// itself has ended.
+func supervise(pid int, out *tee, on happenings) end {
 	var kill <-chan time.Time
+	by := ""
 	for {
 		for {
 			var status syscall.WaitStatus
@@ -198,17 +229,30 @@ func supervise(pid int, signals, children <-chan os.Signal) syscall.WaitStatus {
 				continue
 			}
 			if found == pid && (status.Exited() || status.Signaled()) {
-				return status
+				return end{status, by}
 			}
 			if err != nil || found <= 0 {
 				break
 			}
 		}
 		select {
-		case <-children:
+		case <-on.children:
 		case <-kill:
 			_ = syscall.Kill(-pid, syscall.SIGKILL)
-		case received := <-signals:
+		case <-on.limit.warning:
+			by = byTimeLimit
+			out.warn(on.limit.message)
+			_ = syscall.Kill(-pid, syscall.SIGTERM)
+		case <-on.limit.reached:
+			by = byTimeLimit
+			_ = syscall.Kill(-pid, syscall.SIGKILL)
+		case <-on.superseded:
+			on.superseded = nil
+			by = bySuccessor
+			// At once: whatever it writes now, it writes into the later attempt's files.
+			out.abandon()
+			_ = syscall.Kill(-pid, syscall.SIGKILL)
+		case received := <-on.signals:
 			// The whole group: a shell that waits for its training does not pass signals on.
 			_ = syscall.Kill(-pid, received.(syscall.Signal))
 			if received == syscall.SIGTERM && kill == nil {

@@ -13,6 +13,9 @@
 //	stdout.log    what the command printed, both streams     exec
 //	result.json   exit code, signal and times                exec
 //
+// The pods of a run on several nodes share the directory; the first keeps stdout.log and result.json, the
+// others rank-<n>.log and rank-<n>.json. A later attempt of a run goes on in the same directory (attempt.go).
+//
 // A finished run's directory is read-only. The record never decides over the run: when it cannot be
 // written, one line says so and the command goes on; the exit code is always the command's own
 // (126 and 127 as a shell has them, 128 + n when signal n ended it).
@@ -57,11 +60,16 @@ func run(arguments []string) int {
 func fail(err error) int {
 	line := fmt.Sprintf("labrun: %v\n", err)
 	fmt.Fprint(os.Stderr, line)
-	if file, openErr := os.OpenFile(terminationLog, os.O_WRONLY|os.O_TRUNC, 0); openErr == nil {
-		_, _ = file.WriteString(line)
+	say(line)
+	return 1
+}
+
+// say leaves the container's last word.
+func say(text string) {
+	if file, err := os.OpenFile(terminationLog, os.O_WRONLY|os.O_TRUNC, 0); err == nil {
+		_, _ = file.WriteString(text)
 		_ = file.Close()
 	}
-	return 1
 }
 
 // writeJSON replaces a file as a whole: a reader sees the old text, the new one, or none.

@@ -1,20 +1,24 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 )
 
 // record is the part of the portal's Run that prepare reads; run.json keeps the whole of it.
 type record struct {
 	ID      string            `json:"id"`
+	Attempt int               `json:"attempt"`
 	Project string            `json:"project"`
 	User    string            `json:"user"`
 	Command []string          `json:"command"`
@@ -53,8 +57,13 @@ func prepare(text, directory, to string) error {
 	if err := checkWorkdir(run); err != nil {
 		return err
 	}
+	where := place()
 	if err := makeDirectories(run, directory); err != nil {
 		return err
+	}
+	unfinished, err := where.takeOver()
+	if err != nil {
+		return fmt.Errorf("cannot go on in %s: %w", directory, explain(err))
 	}
 	env := run.Env
 	if env == nil {
@@ -73,7 +82,31 @@ func prepare(text, directory, to string) error {
 			return fmt.Errorf("cannot write %s: %w", file.name, explain(err))
 		}
 	}
+	if unfinished {
+		fmt.Printf("labrun: the earlier attempt left no result, so it may still run: waiting %v until it has seen this one\n",
+			claimPatience)
+		time.Sleep(claimPatience)
+	}
+	if where.size > 1 {
+		awaitName(os.Getenv("MASTER_ADDR"))
+	}
 	return copySelf(filepath.Join(to, "labrun"))
+}
+
+// awaitName waits until the first pod has an address: programs look its name up once and give up.
+func awaitName(name string) {
+	for turn := 0; ; turn++ {
+		wait, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		_, err := net.DefaultResolver.LookupHost(wait, name)
+		cancel()
+		if err == nil {
+			return
+		}
+		if turn == 0 {
+			fmt.Printf("labrun: waiting for the address of %s\n", name)
+		}
+		time.Sleep(time.Second)
+	}
 }
 
 // checkWorkdir finds here, with the user's own uid, what would otherwise end as an error of the
@@ -121,13 +154,9 @@ func makeDirectories(run record, directory string) error {
 
 // sameRun refuses a directory of another run: a run id belongs to exactly one run.
 func sameRun(run record, directory string) error {
-	text, err := os.ReadFile(filepath.Join(directory, "run.json"))
+	other, err := readRecord(directory)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
-	}
-	var other record
-	if err == nil {
-		err = json.Unmarshal(text, &other)
 	}
 	if err == nil && other.ID != run.ID {
 		err = fmt.Errorf("it belongs to run %s already", other.ID)

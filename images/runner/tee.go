@@ -4,12 +4,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 )
 
 // tee writes the command's output to the container's log and to stdout.log. Each of the two may fail
 // without the other, and neither ever stops the command.
 type tee struct {
+	lock    sync.Mutex
 	stdout  *os.File
 	log     *os.File
 	name    string
@@ -17,18 +19,24 @@ type tee struct {
 	midLine bool
 }
 
-func newTee(directory string) *tee {
+func newTee(where location) *tee {
 	out := &tee{stdout: os.Stdout}
-	if directory == "" {
+	if where.directory == "" {
 		return out
 	}
-	out.name = filepath.Join(directory, "stdout.log")
+	out.name = where.log()
 	log, err := os.OpenFile(out.name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o660)
 	if err != nil {
 		out.logFailed(err)
 		return out
 	}
 	out.log = log
+	if info, err := log.Stat(); err == nil && info.Size() > 0 && info.Mode().IsRegular() {
+		line := fmt.Sprintf("\n==== attempt %d, %s ====\n", where.attempt, time.Now().UTC().Format(time.RFC3339))
+		if _, err := log.WriteString(line); err != nil {
+			out.logFailed(err)
+		}
+	}
 	return out
 }
 
@@ -60,6 +68,12 @@ func (out *tee) finish(output *os.File, copied <-chan struct{}, kill func()) {
 }
 
 func (out *tee) write(text []byte) {
+	out.lock.Lock()
+	defer out.lock.Unlock()
+	out.writeBoth(text)
+}
+
+func (out *tee) writeBoth(text []byte) {
 	if out.stdout != nil {
 		if _, err := out.stdout.Write(text); err != nil {
 			out.stdout = nil
@@ -78,19 +92,39 @@ func (out *tee) write(text []byte) {
 
 func (out *tee) logFailed(err error) {
 	out.problem = explain(err).Error()
-	out.warn(fmt.Sprintf("stdout.log is not complete: %s: %s; the run goes on, see `labctl logs`", out.name, out.problem))
+	out.say(fmt.Sprintf("%s is not complete: %s: %s; the run goes on, see `labctl logs`",
+		filepath.Base(out.name), out.name, out.problem))
 }
 
 // warn puts a line of our own among the command's output.
 func (out *tee) warn(message string) {
+	out.lock.Lock()
+	defer out.lock.Unlock()
+	out.say(message)
+}
+
+func (out *tee) say(message string) {
 	line := "labrun: " + message + "\n"
 	if out.midLine {
 		line = "\n" + line
 	}
-	out.write([]byte(line))
+	out.writeBoth([]byte(line))
+}
+
+// abandon leaves stdout.log to a later attempt.
+func (out *tee) abandon() {
+	out.lock.Lock()
+	defer out.lock.Unlock()
+	if out.log != nil {
+		_ = out.log.Close()
+		out.log = nil
+	}
+	out.say("a later attempt of this run has begun elsewhere: this one is ended")
 }
 
 func (out *tee) close() {
+	out.lock.Lock()
+	defer out.lock.Unlock()
 	if out.log == nil {
 		return
 	}
