@@ -36,7 +36,7 @@ class Recipe(_Closed):
     source: Text
     folder: Text | None = None
     inputs: tuple[Text, ...] = ()  # further files or folders of the repository that the recipe reads
-    uses: tuple[Text, ...] = ()  # images (`name`) and programs (`set/program`) it is built from
+    uses: tuple[Text, ...] = ()  # images, module folders (`name`), programs (`set/program`) it is made from
 
     @property
     def id(self) -> str:

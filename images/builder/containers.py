@@ -72,7 +72,7 @@ class Job:
     suite: str
     folder: Path  # the recipe's own files
     inputs: dict[str, Path]  # further files, by their path in the repository
-    programs: list[Path]  # finished programs that the Containerfile may copy
+    files: list[Path]  # finished programs and archives that the Containerfile may copy
     bases: dict[str, str]  # name of an image recipe -> its reference in podman's storage
     work: Path
 
@@ -140,8 +140,8 @@ def _context(recipe: Image | Archive, job: Job, runner: Runner) -> Path:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
         else:
             shutil.copy2(source, target)
-    for program in job.programs:
-        (context / program.name).hardlink_to(program)
+    for file in job.files:
+        (context / file.name).hardlink_to(file)
     if isinstance(recipe, Image) and recipe.rootfs:
         make_root_file_system(recipe.rootfs, job.suite, context / "rootfs.tar", runner)
     containerfile = context / "Containerfile"

@@ -107,8 +107,8 @@ class Builder:
                     suite=self.catalog.suite,
                     folder=folder,
                     inputs={path: self.root / path for path in recipe.inputs},
-                    programs=[self._program(use) for use in recipe.uses if "/" in use],
-                    bases={use: self._base(use, podman) for use in recipe.uses if "/" not in use},
+                    files=[self._used_file(use) for use in recipe.uses if not self._is_image(use)],
+                    bases={use: self._base(use, podman) for use in recipe.uses if self._is_image(use)},
                     work=work,
                 )
                 made = containers.build(recipe, job, podman)
@@ -116,9 +116,13 @@ class Builder:
             self.cache.add(key, work / "result", made)
         return made
 
-    def _program(self, use: str) -> Path:
+    def _is_image(self, use: str) -> bool:
+        return isinstance(self.catalog.get(used_id(use)), Image)
+
+    def _used_file(self, use: str) -> Path:
         recipe = self.catalog.get(used_id(use))
-        found = [item for item in self.results[recipe.id] if item.name == use.split("/")[1]]
+        name = use.split("/")[-1]
+        found = [item for item in self.results[recipe.id] if item.name == name]
         return self.cache.folder(self.keys.key(recipe)) / found[0].file
 
     def _base(self, use: str, podman: containers.Podman) -> str:
