@@ -90,7 +90,7 @@ func prepare(text, directory, to string) error {
 	if where.size > 1 {
 		awaitName(os.Getenv("MASTER_ADDR"))
 	}
-	return copySelf(filepath.Join(to, "labrun"))
+	return copyPrograms(to)
 }
 
 // awaitName waits until the first pod has an address: programs look its name up once and give up.
@@ -164,14 +164,28 @@ func sameRun(run record, directory string) error {
 	return err
 }
 
-func copySelf(path string) error {
-	source, err := os.Open("/proc/self/exe")
+// copyPrograms puts what the user's container needs of ours where it finds it. The ssh server of `labctl shell`
+// lies beside labrun in our image; a run does not need it.
+func copyPrograms(to string) error {
+	if err := copyProgram("/proc/self/exe", filepath.Join(to, "labrun")); err != nil {
+		return err
+	}
+	self, _ := os.Executable()
+	err := copyProgram(filepath.Join(filepath.Dir(self), "labssh"), filepath.Join(to, "labssh"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func copyProgram(from, path string) error {
+	source, err := os.Open(from)
 	if err != nil {
-		return fmt.Errorf("cannot read itself: %w", err)
+		return fmt.Errorf("cannot read the program: %w", err)
 	}
 	defer source.Close()
 	// Written beside and renamed: a second call must not truncate a program that is running.
-	target, err := os.CreateTemp(filepath.Dir(path), ".labrun.*")
+	target, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err == nil {
 		_, err = io.Copy(target, source)
 		if err == nil {
@@ -188,7 +202,7 @@ func copySelf(path string) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("cannot copy itself to %s: %w", path, explain(err))
+		return fmt.Errorf("cannot copy the program to %s: %w", path, explain(err))
 	}
 	return nil
 }

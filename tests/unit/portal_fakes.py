@@ -205,8 +205,12 @@ class FakeCluster:
         return self.jobs.get((run.namespace, run.job_name))
 
     def pod(self, run: Run) -> dict[str, Any] | None:
-        mine = [p for p in self.pod_list if p["metadata"]["labels"]["labcluster.internal/run"] == run.id]
-        return mine[-1] if mine else None
+        return next(iter(self.pods_of(run)), None)
+
+    def pods_of(self, run: Run) -> list[dict[str, Any]]:
+        return [
+            p for p in reversed(self.pod_list) if p["metadata"]["labels"]["labcluster.internal/run"] == run.id
+        ]
 
     def workload(self, run: Run) -> dict[str, Any] | None:
         return self.workloads.get(run.id)

@@ -113,10 +113,14 @@ class KubeView:
 
     def pod(self, run: Run) -> Json | None:
         """The run's newest pod."""
+        return next(iter(self.pods_of(run)), None)
+
+    def pods_of(self, run: Run) -> Sequence[Json]:
+        """All pods of the run, newest first."""
         with self._lock:
             pods = list(self._pods_of_run.get(run.id, {}).values())
         mine = [pod for pod in pods if pod["metadata"]["namespace"] == run.namespace]
-        return max(mine, key=lambda pod: pod["metadata"]["creationTimestamp"], default=None)
+        return sorted(mine, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True)
 
     def workload(self, run: Run) -> Json | None:
         """What Kueue made of the run's Job."""

@@ -105,6 +105,9 @@ class ClusterView(Protocol):
     def pod(self, run: Run) -> KubeObject | None:
         """The run's newest pod."""
 
+    def pods_of(self, run: Run) -> Sequence[KubeObject]:
+        """All pods of the run, newest first."""
+
     def workload(self, run: Run) -> KubeObject | None:
         """What Kueue made of the run's Job."""
 
