@@ -37,6 +37,7 @@ class Recipe(_Closed):
     folder: Text | None = None
     inputs: tuple[Text, ...] = ()  # further files or folders of the repository that the recipe reads
     uses: tuple[Text, ...] = ()  # images, module folders (`name`), programs (`set/program`) it is made from
+    on_request: bool = False  # built only when it is named: no site needs it
 
     @property
     def id(self) -> str:
@@ -116,7 +117,7 @@ class Catalog(_Closed):
         raise BuildError(f"catalog: nothing is called '{identity}'; known: {known}")
 
     def ordered(self, names: list[str]) -> list[AnyKind]:
-        """The named recipes (all, if none is named) and what they need, each after what it is built from."""
+        """The named recipes (if none is named, what sites need) with what each is built from before it."""
         done: dict[str, AnyKind] = {}
 
         def visit(identity: str, path: tuple[str, ...]) -> None:
@@ -129,7 +130,11 @@ class Catalog(_Closed):
                 visit(used, (*path, identity))
             done[identity] = recipe
 
-        wanted = [recipe.id for recipe in self.recipes if not names or {recipe.id, recipe.name} & set(names)]
+        wanted = [
+            recipe.id
+            for recipe in self.recipes
+            if ({recipe.id, recipe.name} & set(names) if names else not recipe.on_request)
+        ]
         for name in names:
             if name not in {part for recipe in self.recipes for part in (recipe.id, recipe.name)}:
                 self.get(name)

@@ -31,6 +31,9 @@ def input_files(root: Path, path: Path) -> list[Path]:
     )
 
 
+_NO_PART_OF_THE_RESULT = {"licence", "source", "smoke", "on_request"}
+
+
 class Keys:
     """Computes keys for one catalog over one source tree, each once."""
 
@@ -69,7 +72,7 @@ class Keys:
                 "builder": RECIPE_VERSION,
                 "suite": self._catalog.suite,
                 "machine": platform.machine(),
-                "recipe": recipe.model_dump(mode="json", exclude={"licence", "source", "smoke"}),
+                "recipe": recipe.model_dump(mode="json", exclude=_NO_PART_OF_THE_RESULT),
                 "version": self.version(recipe),
                 "uses": {name: self.key(self._catalog.get(name)) for name in recipe.used_ids()},
             }

@@ -137,7 +137,10 @@ def _arguments() -> argparse.ArgumentParser:
         "What has not changed is not built again.",
     )
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help="only these and what they need (default: all)"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="only these and what they need (default: all that a site needs)",
     )
     parser.add_argument("--store", type=Path, help="default: build/store")
     parser.add_argument("--list", action="store_true", help="show what there is and its state")

@@ -111,6 +111,14 @@ def test_a_missing_input_is_named(tree: Tree, capsys: pytest.CaptureFixture[str]
     assert "input portal/labcluster is missing in the tree" in capsys.readouterr().err
 
 
+def test_what_no_site_needs_is_built_only_when_it_is_named(tree: Tree) -> None:
+    tree.write([recipe("alpha"), recipe("beta", on_request=True)])
+    assert tree.build() == 0
+    assert tree.manifest().keys() == {"alpha"}
+    assert tree.build("beta") == 0
+    assert tree.manifest().keys() == {"alpha", "beta"}
+
+
 def test_bases_are_pinned_to_what_the_key_was_computed_from() -> None:
     text = "FROM localhost/labcluster/base AS one\nFROM scratch\nCOPY --from=one /a /a\n"
     assert pin_bases(text, {"base": "localhost/labcluster/base:123"}).startswith(
