@@ -4,7 +4,8 @@ Who may open connections to a component's pods, and where they may go; everythin
         "ingress" (list (dict "ports" (list 636) "cidrs" (list "10.0.0.0/24") "apps" (list "portal")))
         "egress"  (list (dict "ports" (list 6443) "cidrs" (list "10.0.0.11/32")))
         "dns" true)
-`apps` are charts of the same namespace (by app.kubernetes.io/name), `cidrs` networks outside the cluster.
+`apps` are charts of the same namespace (by app.kubernetes.io/name), `cidrs` networks outside the cluster, `projects`
+(true) the pods of all projects.
 An empty `egress` without dns means: the pod opens no connection at all.
 */}}
 {{- define "labcluster-lib.networkPolicy" -}}
@@ -52,9 +53,9 @@ spec:
     {{- end }}
 {{- end }}
 
-{{/* The peers of one rule: networks and charts of this namespace. */}}
+{{/* The peers of one rule: networks, charts of this namespace, and projects. */}}
 {{- define "labcluster-lib.peers" -}}
-{{- if not (or .cidrs .apps) }}{{ fail "a NetworkPolicy rule without cidrs and apps would admit everyone" }}{{ end }}
+{{- if not (or .cidrs .apps .projects) }}{{ fail "a NetworkPolicy rule without cidrs, apps and projects would admit everyone" }}{{ end }}
 {{- range .cidrs }}
 - ipBlock:
     cidr: {{ . }}
@@ -63,5 +64,10 @@ spec:
 - podSelector:
     matchLabels:
       app.kubernetes.io/name: {{ . }}
+{{- end }}
+{{- if .projects }}
+- namespaceSelector:
+    matchExpressions:
+      - {key: labcluster.internal/project, operator: Exists}
 {{- end }}
 {{- end }}

@@ -34,6 +34,7 @@ labels:
   "admins" $admins
   "munge_socket" "/run/munge/munge.socket"
   "public_page" $v.publicPage
+  "pod_egress" $v.network.podEgress
   | toPrettyJson }}
 {{- end }}
 

@@ -53,7 +53,7 @@ def build(settings: PortalSettings) -> Parts:
         settings=settings.jobs,
         registry=settings.registry.host,
     )
-    return Parts(Controller(api, directory, caches, wake), runs, caches, view)
+    return Parts(Controller(api, directory, caches, wake, outside=settings.pod_egress), runs, caches, view)
 
 
 def main() -> None:

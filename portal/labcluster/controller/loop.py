@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from labcluster.adapters.kube import KubeApi
@@ -17,6 +18,7 @@ from labcluster.controller.reports import Reporter
 from labcluster.controller.writes import Done, Writer, protected
 from labcluster.errors import LabclusterError, UnreachableError
 from labcluster.models.members import Directory
+from labcluster.models.settings import OutsideNetwork
 from labcluster.services import namespaces
 from labcluster.services.drift import compare
 from labcluster.services.members import Readable
@@ -37,12 +39,14 @@ class Controller:
         caches: Caches,
         wake: threading.Event,
         poll_seconds: float = 3.0,
+        outside: Sequence[OutsideNetwork] = (),
     ) -> None:
         self._api = api
         self._directory = directory
         self._caches = caches
         self._wake = wake
         self._poll_seconds = poll_seconds
+        self._outside = outside
         self._writer = Writer(api, caches)
         self._reporter = Reporter(api)
         self._last_directory: Directory | None = None
@@ -85,7 +89,9 @@ class Controller:
         if directory is None:
             return
         projects = self._caches.projects()
-        plan = namespaces.plan(directory, projects, namespaces.node_capacity(self._caches.nodes()))
+        plan = namespaces.plan(
+            directory, projects, namespaces.node_capacity(self._caches.nodes()), self._outside
+        )
         if plan.faults != self._faults:
             self._faults = plan.faults
             for fault in plan.faults:

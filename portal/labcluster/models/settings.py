@@ -62,6 +62,14 @@ class JobSettings(_Section):
     image_wait_seconds: int = Field(600, description="how long a run may wait for its image to be pulled")
 
 
+class OutsideNetwork(_Section):
+    """Addresses outside the cluster that pods of projects may open connections to."""
+
+    cidr: str
+    excluded: tuple[str, ...] = Field((), description="networks within it that stay closed")
+    ports: tuple[int, ...] = Field((), description="TCP ports; none: all, and UDP too")
+
+
 class RunLimits(_Section):
     """Bounds of a request that hold for every project."""
 
@@ -82,6 +90,7 @@ class PortalSettings(_Section):
     limits: RunLimits = RunLimits()
     default_image: str
     admins: tuple[Admin, ...] = ()
+    pod_egress: tuple[OutsideNetwork, ...] = ()
     munge_socket: Path = Path("/run/munge/munge.socket")
     public_page: bool = True
     kubeconfig: Path | None = Field(None, description="only outside a cluster")

@@ -144,6 +144,13 @@ class Proxy(_Model):
     no_proxy: list[str] = Field(default=[], description="names, addresses and networks reached directly")
 
 
+class PodEgressNetwork(_Model):
+    """A network of the site's own that pods may open connections to."""
+
+    network: IPv4Network = Field(description="addresses, e.g. of a package mirror: 10.20.9.5/32")
+    ports: list[Annotated[int, Field(ge=1, le=65535)]] = Field(min_length=1, description="TCP ports there")
+
+
 class Secrets(_Model):
     """Passwords and keys of the site: generated in the lab, ansible-vault on a real site."""
 
@@ -180,6 +187,14 @@ class Site(_Model):
     )
     user_networks: list[IPv4Network] = Field(
         min_length=1, description="may open ssh to the login node, and the portal"
+    )
+    pod_egress: Literal["internet", "cluster"] = Field(
+        default="internet",
+        description="where pods may open connections to besides the cluster: the internet, or nowhere;"
+        " private addresses and the site's own networks are closed in both",
+    )
+    pod_egress_networks: list[PodEgressNetwork] = Field(
+        default=[], description="what pods may reach of the site's own networks all the same"
     )
     admins: list[Admin] = Field(min_length=1, description="local administrators of every node")
     package_mirror: PackageMirror = Field(

@@ -8,6 +8,7 @@ from typing import Any
 
 from labcluster.models.members import Group, Member
 from labcluster.models.projects import LABEL_PROJECT, Project
+from labcluster.models.settings import OutsideNetwork
 
 Object = dict[str, Any]
 
@@ -29,6 +30,8 @@ COHORT = "lab"
 # Made by chart `queues`: one kind of GPU, one flavor.
 FLAVOR = "default"
 CLAIM = "lab"
+# Where the portal listens in its pod.
+PORTAL_PORT = 8443
 GPU = "nvidia.com/gpu"
 
 _KUEUE = "kueue.x-k8s.io/v1beta2"
@@ -112,6 +115,7 @@ def project_objects(
     people: list[Member],
     gids_of: Mapping[str, list[int]],
     groups: Mapping[str, Group],
+    outside: Iterable[OutsideNetwork] = (),
 ) -> list[Object]:
     name, namespace = project.name, project.namespace
     inside = {"namespace": namespace, "project": name}
@@ -169,7 +173,7 @@ def project_objects(
                 "resources": {"requests": {"storage": _TREE_SIZE}},
             },
         ),
-        _network_policy(inside),
+        _network_policy(inside, outside),
         _object(
             "v1",
             "ResourceQuota",
@@ -267,30 +271,11 @@ def _cluster_queue(project: Project) -> Object:
     )
 
 
-def _network_policy(inside: Mapping[str, str]) -> Object:
-    """Pods of a project reach one another, names, and the portal; nobody else reaches them."""
-    same_project: list[Object] = [{"podSelector": {}}]
-    dns = {
-        "to": [
-            {
-                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}},
-                "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}},
-            }
-        ],
-        "ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}],
-    }
-    services = {
-        "to": [
-            {
-                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": SYSTEM_NAMESPACE}},
-                "podSelector": {
-                    "matchExpressions": [
-                        {"key": "app.kubernetes.io/name", "operator": "In", "values": ["portal", "mlflow"]}
-                    ]
-                },
-            }
-        ]
-    }
+def _network_policy(inside: Mapping[str, str], outside: Iterable[OutsideNetwork]) -> Object:
+    """Nobody reaches a project's pods, not even its own; they reach names, the portal, MLflow and `outside`.
+
+    The pods of one run talk to one another by a policy that is made with the run.
+    """
     return _object(
         "networking.k8s.io/v1",
         "NetworkPolicy",
@@ -300,7 +285,34 @@ def _network_policy(inside: Mapping[str, str]) -> Object:
         spec={
             "podSelector": {},
             "policyTypes": ["Ingress", "Egress"],
-            "ingress": [{"from": same_project}],
-            "egress": [{"to": same_project}, dns, services],
+            "egress": [
+                {
+                    "to": [_pods_of("kube-system", "k8s-app", "kube-dns")],
+                    "ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}],
+                },
+                {
+                    "to": [_pods_of(SYSTEM_NAMESPACE, "app.kubernetes.io/name", "portal")],
+                    "ports": [{"port": PORTAL_PORT, "protocol": "TCP"}],
+                },
+                {"to": [_pods_of(SYSTEM_NAMESPACE, "app.kubernetes.io/name", "mlflow")]},
+                *map(_outside, outside),
+            ],
         },
     )
+
+
+def _pods_of(namespace: str, label: str, value: str) -> Object:
+    return {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+        "podSelector": {"matchLabels": {label: value}},
+    }
+
+
+def _outside(network: OutsideNetwork) -> Object:
+    block: Object = {"cidr": network.cidr}
+    if network.excluded:
+        block["except"] = list(network.excluded)
+    rule: Object = {"to": [{"ipBlock": block}]}
+    if network.ports:
+        rule["ports"] = [{"port": port, "protocol": "TCP"} for port in network.ports]
+    return rule

@@ -23,6 +23,7 @@ from labcluster.models.members import (
 )
 from labcluster.models.projects import Project
 from labcluster.models.quantities import parse
+from labcluster.models.settings import OutsideNetwork
 from labcluster.services.manifests import GPU, Capacity, Object, cohort, impersonator, project_objects
 
 
@@ -49,8 +50,14 @@ class Plan:
     faults: tuple[str, ...] = field(default=())
 
 
-def plan(directory: Directory, projects: Iterable[Project], capacity: Capacity) -> Plan:
-    """Everything that the controller keeps in the cluster."""
+def plan(
+    directory: Directory,
+    projects: Iterable[Project],
+    capacity: Capacity,
+    outside: Iterable[OutsideNetwork] = (),
+) -> Plan:
+    """Everything that the controller keeps in the cluster; `outside`: where pods may go besides."""
+    outside = tuple(outside)
     projects = sorted(projects, key=lambda project: project.name)
     members, faults = _accepted(directory)
     gids = Counter(project.spec.gid for project in projects)
@@ -68,7 +75,7 @@ def plan(directory: Directory, projects: Iterable[Project], capacity: Capacity) 
     objects: list[Object] = [cohort(projects, capacity), impersonator(members)]
     for project in projects:
         people = [members[name] for name in verdicts[project.name].members]
-        objects += project_objects(project, people, gids_of, groups)
+        objects += project_objects(project, people, gids_of, groups, outside)
     return Plan(tuple(objects), verdicts, tuple(faults))
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from identity_fakes import directory, member, project
 from labcluster.models.members import Directory, Group
+from labcluster.models.settings import OutsideNetwork
 from labcluster.services.manifests import Capacity
 from labcluster.services.namespaces import Plan, node_capacity, plan
 
@@ -203,12 +204,36 @@ def test_full_name_cannot_add_a_line_to_passwd() -> None:
     assert data["passwd"].splitlines()[2].count(":") == 6
 
 
-def test_pods_reach_names_the_portal_and_their_project_only() -> None:
+def test_pods_reach_names_the_portal_and_mlflow_and_nobody_reaches_them() -> None:
     spec = one(made(), "NetworkPolicy", "labcluster", "project-vision")["spec"]
     assert spec["podSelector"] == {}
     assert spec["policyTypes"] == ["Ingress", "Egress"]
-    assert spec["ingress"] == [{"from": [{"podSelector": {}}]}]
-    assert len(spec["egress"]) == 3
+    assert "ingress" not in spec
+    apps = [
+        (peer["namespaceSelector"]["matchLabels"], peer["podSelector"]["matchLabels"])
+        for rule in spec["egress"]
+        for peer in rule["to"]
+    ]
+    name = "kubernetes.io/metadata.name"
+    assert apps == [
+        ({name: "kube-system"}, {"k8s-app": "kube-dns"}),
+        ({name: "labcluster"}, {"app.kubernetes.io/name": "portal"}),
+        ({name: "labcluster"}, {"app.kubernetes.io/name": "mlflow"}),
+    ]
+
+
+def test_pods_reach_what_the_site_opens_and_nothing_that_is_excluded() -> None:
+    outside = [
+        OutsideNetwork(cidr="192.0.2.5/32", ports=(443,)),
+        OutsideNetwork(cidr="0.0.0.0/0", excluded=("10.0.0.0/8",)),
+    ]
+    found = plan(
+        directory({"ada": 20000}, vision=(30000, "ada")), [project("vision", 30000)], Capacity(), outside
+    )
+    assert one(found, "NetworkPolicy", "labcluster", "project-vision")["spec"]["egress"][3:] == [
+        {"to": [{"ipBlock": {"cidr": "192.0.2.5/32"}}], "ports": [{"port": 443, "protocol": "TCP"}]},
+        {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}]},
+    ]
 
 
 def test_same_input_in_another_order_gives_the_same_objects() -> None:
