@@ -19,7 +19,16 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from labcluster.adapters import postgres
 from labcluster.errors import ConflictError, UnreachableError
-from labcluster.models.runs import NewRun, RunChange, RunFilter, RunState
+from labcluster.models.runs import (
+    NewArray,
+    NewRun,
+    Run,
+    RunArray,
+    RunChange,
+    RunFilter,
+    RunState,
+    Submission,
+)
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 NEW = NewRun(
@@ -83,12 +92,18 @@ def pool(server: str) -> Iterator[sa.Engine]:
 @pytest.fixture
 def store(pool: sa.Engine) -> postgres.PostgresRuns:
     with pool.begin() as connection:
-        connection.execute(sa.text("TRUNCATE runs, run_counters"))
+        connection.execute(sa.text("TRUNCATE runs, arrays, run_counters"))
     return postgres.PostgresRuns(pool)
 
 
 def key() -> str:
     return str(uuid.uuid4())
+
+
+def add(store: postgres.PostgresRuns, run: NewRun, name: str, fingerprint: str = "f") -> tuple[Run, bool]:
+    """One single run."""
+    runs, created = store.add([Submission(run=run)], name, fingerprint)
+    return runs[0], created
 
 
 def test_migrations_make_what_the_code_expects(pool: sa.Engine) -> None:
@@ -100,7 +115,7 @@ def test_migrations_make_what_the_code_expects(pool: sa.Engine) -> None:
 
 
 def test_run_comes_back_as_it_went_in(store: postgres.PostgresRuns) -> None:
-    run, created = store.add(NEW, key(), "f")
+    run, created = add(store, NEW, key())
     assert created
     assert store.get("vision", 1, 0) == run
     assert run.model_dump(include=set(NewRun.model_fields)) == NEW.model_dump()
@@ -112,8 +127,8 @@ def test_runs_of_many_threads_are_numbered_without_a_gap(store: postgres.Postgre
 
     def submit() -> None:
         for _ in range(20):
-            store.add(NEW, key(), "f")
-            store.add(NEW, same, "f")
+            add(store, NEW, key())
+            add(store, NEW, same, "f")
 
     threads = [threading.Thread(target=submit) for _ in range(8)]
     for thread in threads:
@@ -126,14 +141,14 @@ def test_runs_of_many_threads_are_numbered_without_a_gap(store: postgres.Postgre
 
 def test_key_of_another_request_is_a_conflict_for_this_user_only(store: postgres.PostgresRuns) -> None:
     same = key()
-    store.add(NEW, same, "f")
+    add(store, NEW, same, "f")
     with pytest.raises(ConflictError):
-        store.add(NEW, same, "g")
-    assert store.add(NEW.model_copy(update={"user": "bo"}), same, "g")[1]
+        add(store, NEW, same, "g")
+    assert add(store, NEW.model_copy(update={"user": "bo"}), same, "g")[1]
 
 
 def test_final_run_changes_no_more(store: postgres.PostgresRuns) -> None:
-    run, _ = store.add(NEW, key(), "f")
+    run, _ = add(store, NEW, key())
     now = datetime.now(UTC)
     assert store.change(run, RunChange(state=RunState.CANCELLED, finished_at=now))
     assert not store.change(run, RunChange(state=RunState.RUNNING))
@@ -143,7 +158,7 @@ def test_final_run_changes_no_more(store: postgres.PostgresRuns) -> None:
 
 def test_lists_are_bounded_by_what_the_caller_may_see(store: postgres.PostgresRuns) -> None:
     for project in ("vision", "speech", "vision"):
-        store.add(NEW.model_copy(update={"project": project}), key(), "f")
+        add(store, NEW.model_copy(update={"project": project}), key(), "f")
     ids = [run.id for run in store.find(RunFilter(projects=frozenset({"vision"})))]
     assert ids == ["vision-2", "vision-1"]
     assert store.find(RunFilter(projects=frozenset())) == []
@@ -167,3 +182,99 @@ def test_absent_server_is_unreachable() -> None:
     pool = postgres.engine("postgresql+psycopg://nobody@127.0.0.1:1/none", {}, 1)
     with pytest.raises(UnreachableError, match="does not answer"):
         postgres.PostgresRuns(pool).ping()
+
+
+def array(text: str, indices: range, parallel: int | None = None) -> Submission:
+    """An array of runs like NEW."""
+    made = NewArray(text=text, indices=tuple(indices), parallel=parallel)
+    return Submission(run=NEW, array=made, held_reason="waits for its array")
+
+
+def test_array_is_one_row_in_lists_and_a_run_for_each_index(store: postgres.PostgresRuns) -> None:
+    same = key()
+    first = store.add([array("5-14%3", range(5, 15), 3)], same, "f")[0][0]
+    assert (first.id, first.array_id, first.job_name) == ("vision-1.5", "vision-1", "run-vision-1-5")
+    members = store.members("vision", 1)
+    assert [run.array_index for run in members] == list(range(5, 15))
+    assert [run.reason for run in members[2:4]] == [None, "waits for its array"]
+    assert {run.command for run in members} == {NEW.command}
+    add(store, NEW, key())
+    found = store.find(RunFilter())
+    assert [one.id for one in found] == ["vision-2", "vision-1"]
+    assert isinstance(found[1], RunArray)
+    assert found[1].summary.counts == {RunState.QUEUED: 10}
+    again, created = store.add([array("5-14%3", range(5, 15), 3)], same, "f")
+    assert (again, created) == ([first], False)
+    assert len(store.members("vision", 1)) == 10
+
+
+def test_members_are_listed_by_the_states_they_are_in(store: postgres.PostgresRuns) -> None:
+    first = store.add([array("0-1", range(2))], key(), "f")[0][0]
+    store.change(first, RunChange(state=RunState.FAILED, exit_code=3, finished_at=datetime.now(UTC)))
+    for state in (RunState.FAILED, RunState.QUEUED):
+        assert [one.id for one in store.find(RunFilter(states=frozenset({state})))] == ["vision-1"]
+    assert store.find(RunFilter(states=frozenset({RunState.LOST}))) == []
+    whole = store.array("vision", 1)
+    assert whole is not None
+    assert (whole.state, whole.exit_code) == (RunState.QUEUED, 3)
+
+
+def test_slots_of_an_array_count_what_is_made_and_give_the_next(store: postgres.PostgresRuns) -> None:
+    store.add([array("0-9%3", range(10), 3), array("0-1", range(2))], key(), "f")
+    members = store.members("vision", 1)
+    store.set_job(members[1], "uid")
+    slots = store.slots([("vision", 1), ("vision", 2)])
+    assert list(slots) == [("vision", 1)], "the other has no limit"
+    assert (slots["vision", 1].taken, slots["vision", 1].waiting[:3]) == (1, (0, 2, 3))
+
+
+def test_bulk_is_accepted_whole_or_not_at_all(store: postgres.PostgresRuns) -> None:
+    same = key()
+    items = [Submission(run=NEW.model_copy(update={"name": f"n{n}"})) for n in range(500)]
+    runs, created = store.add(items, same, "f")
+    assert created
+    assert [run.number for run in runs] == list(range(1, 501))
+    assert store.add(items, same, "f") == (runs, False)
+    taken = key()
+    add(store, NEW, taken)
+    with pytest.raises(ConflictError):
+        store.add(items, taken, "g")
+    assert len(store.active()) == 501
+    assert add(store, NEW, key())[0].number == 502, "no number is lost by what was refused"
+
+
+def test_states_are_told_of_runs_members_and_arrays(store: postgres.PostgresRuns) -> None:
+    store.add([array("0-1", range(2)), Submission(run=NEW)], key(), "f")
+    store.end("vision", 1, [0], RunChange(state=RunState.CANCELLED, finished_at=datetime.now(UTC)))
+    wanted = [
+        ("vision", 1, None),
+        ("vision", 1, 0),
+        ("vision", 2, None),
+        ("vision", 2, 0),
+        ("vision", 9, None),
+    ]
+    assert store.states(wanted) == {
+        "vision-1": {RunState.QUEUED: 1, RunState.CANCELLED: 1},
+        "vision-1.0": {RunState.CANCELLED: 1},
+        "vision-2": {RunState.QUEUED: 1},
+    }
+
+
+def test_ending_members_leaves_ended_ones_as_they_are(store: postgres.PostgresRuns) -> None:
+    store.add([array("0-4", range(5))], key(), "f")
+    change = RunChange(state=RunState.CANCELLED, reason="cancelled by ada", finished_at=datetime.now(UTC))
+    assert [run.array_index for run in store.end("vision", 1, [1, 3, 77], change)] == [1, 3]
+    assert [run.array_index for run in store.end("vision", 1, None, change)] == [0, 2, 4]
+    assert store.end("vision", 1, None, change) == []
+
+
+def test_news_of_an_old_attempt_change_nothing(store: postgres.PostgresRuns) -> None:
+    run, _ = add(store, NEW, key())
+    store.set_job(run, "uid")
+    store.change(run, RunChange(state=RunState.FAILED, node="gpu1", finished_at=datetime.now(UTC)))
+    again = store.requeue([run], "queued again by ada")[0]
+    assert (again.state, again.attempt, again.node, again.job_uid) == (RunState.QUEUED, 2, None, None)
+    assert store.requeue([run], "queued again by ada") == [], "the request came twice"
+    assert not store.change(run, RunChange(state=RunState.FAILED))
+    store.set_job(run, "old")
+    assert store.get("vision", 1, 0) == again

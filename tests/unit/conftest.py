@@ -70,7 +70,7 @@ class Lab:
         key = f"key-{len(self.store.keys):05d}"
         run, created = self.runs.submit(self.ada, self.request(**{"idempotency_key": key} | changes))
         if created:
-            self.runs.make_job(run)
+            self.runs.make_jobs([run])
         return run
 
     def row(self, run: Run) -> Run:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -11,12 +12,23 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from sqlalchemy.dialects.postgresql import JSONB, insert
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.dialects.postgresql import ARRAY as PG_ARRAY
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, distinct_on, insert
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from labcluster.errors import ConflictError, UncertainError, UnreachableError
-from labcluster.models.runs import ACTIVE_STATES, NewRun, Run, RunChange, RunFilter
+from labcluster.models.runs import (
+    ACTIVE_STATES,
+    ArraySlots,
+    ArraySummary,
+    Run,
+    RunArray,
+    RunChange,
+    RunFilter,
+    RunState,
+    Submission,
+)
 from labcluster.models.settings import DatabaseSettings
 
 METADATA = sa.MetaData()
@@ -47,7 +59,14 @@ RUNS = sa.Table(
     sa.Column("cpus", sa.Double, nullable=False),
     sa.Column("memory", sa.Text, nullable=False),
     sa.Column("time_seconds", sa.Integer),
+    sa.Column("nodes", sa.Integer, nullable=False),
+    sa.Column("priority", sa.Text, nullable=False),
+    sa.Column("requeue", sa.Boolean, nullable=False),
+    sa.Column("after", JSONB, nullable=False),
+    sa.Column("array_index", sa.Integer),
+    sa.Column("array_size", sa.Integer),
     sa.Column("env", JSONB, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("reason", sa.Text),
     sa.Column("submitted_at", sa.DateTime(timezone=True), nullable=False),
@@ -60,8 +79,22 @@ RUNS = sa.Table(
     sa.Column("fingerprint", sa.Text, nullable=False),
     sa.UniqueConstraint("user", "idempotency_key", name="runs_user_key"),
     sa.Index("runs_active", "submitted_at", postgresql_where=sa.text(_ACTIVE_SQL)),
-    sa.Index("runs_submitted", "submitted_at"),
+    sa.Index("runs_submitted", "submitted_at", postgresql_where=sa.text("array_index IS NULL")),
     sa.Index("runs_finished", "finished_at"),
+)
+
+ARRAYS = sa.Table(
+    "arrays",
+    METADATA,
+    sa.Column("project", sa.Text, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("user", sa.Text, nullable=False),
+    sa.Column("indices", sa.Text, nullable=False),
+    sa.Column("total", sa.Integer, nullable=False),
+    sa.Column("parallel", sa.Integer),
+    sa.Column("submitted_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Index("arrays_submitted", "submitted_at"),
 )
 
 _ACTIVE = RUNS.c.state.in_(sorted(ACTIVE_STATES))
@@ -119,67 +152,112 @@ class PostgresRuns:
     def __init__(self, pool: sa.Engine) -> None:
         self._pool = pool
 
-    def add(self, run: NewRun, key: str, fingerprint: str) -> tuple[Run, bool]:
-        """Commit a new run under its project's next number; the lock of the counter orders them."""
-        number = (
-            insert(COUNTERS)
-            .values(project=run.project, last=1)
-            .on_conflict_do_update(index_elements=["project"], set_={"last": COUNTERS.c.last + 1})
-            .returning(COUNTERS.c.last)
-        )
-        with _reachable(), self._pool.connect() as connection, connection.begin() as transaction:
-            values = {
-                **run.model_dump(),
-                "command": list(run.command),
-                "number": connection.execute(number).scalar_one(),
-                "trial": 0,
-                "state": "queued",
-                "submitted_at": sa.func.clock_timestamp(),
-                "idempotency_key": key,
-                "fingerprint": fingerprint,
-            }
-            row = connection.execute(
-                insert(RUNS)
-                .values(values)
-                .on_conflict_do_nothing(index_elements=["user", "idempotency_key"])
-                .returning(*_PUBLIC)
-            ).one_or_none()
-            if row is not None:
+    def add(self, items: Sequence[Submission], key: str, fingerprint: str) -> tuple[list[Run], bool]:
+        """Commit runs under their projects' next numbers, all or none; the counters' locks order them.
+
+        Of an array its first member is given.
+        """
+        user = items[0].run.user
+        try:
+            with _reachable(), self._pool.connect() as connection, connection.begin() as transaction:
+                runs = _insert(connection, items, key, fingerprint)
                 with _certain():
                     transaction.commit()
-                return _run(row), True
-            # The same request is being accepted beside us: give the number back.
-            transaction.rollback()
-        known = self.by_key(run.user, key, fingerprint)
-        if known is None:
+                return runs, True
+        except IntegrityError:
+            # The same request was accepted before or beside us; the numbers were given back.
+            known = self.by_key(user, key, fingerprint, len(items))
+        if not known:
             raise ConflictError("this request is being answered right now: try again")
         return known, False
 
-    def by_key(self, user: str, key: str, fingerprint: str) -> Run | None:
-        """The run that an earlier request with this key made."""
-        query = sa.select(RUNS).where(RUNS.c.user == user, RUNS.c.idempotency_key == key)
-        row = self._one(query)
-        if row is None:
-            return None
-        if row.fingerprint != fingerprint:
+    def by_key(self, user: str, key: str, fingerprint: str, items: int = 1) -> list[Run]:
+        """What an earlier request with this key made, in its order; of an array its first member."""
+        keys = [_key_of(key, item) for item in range(items)]
+        query = sa.select(RUNS).where(RUNS.c.user == user, RUNS.c.idempotency_key.in_(keys))
+        with _reachable(), self._pool.connect() as connection:
+            rows = connection.execute(query).all()
+        if any(row.fingerprint != fingerprint for row in rows):
             raise ConflictError("this idempotency key was used for another request")
-        return _run(row)
+        return [_run(row) for row in sorted(rows, key=lambda row: keys.index(row.idempotency_key))]
 
     def get(self, project: str, number: int, trial: int) -> Run | None:
         """One run."""
         row = self._one(sa.select(*_PUBLIC).where(*_same(project, number, trial)))
         return _run(row) if row is not None else None
 
-    def find(self, query: RunFilter) -> Sequence[Run]:
-        """Runs, newest first."""
-        select = sa.select(*_PUBLIC).order_by(RUNS.c.submitted_at.desc()).limit(query.limit)
-        if query.projects is not None:
-            select = select.where(RUNS.c.project.in_(sorted(query.projects)))
-        if query.user is not None:
-            select = select.where(RUNS.c.user == query.user)
+    def members(self, project: str, number: int) -> Sequence[Run]:
+        """The members of an array by index."""
+        same = (RUNS.c.project == project, RUNS.c.number == number, RUNS.c.array_index.is_not(None))
+        return self._many(sa.select(*_PUBLIC).where(*same).order_by(RUNS.c.trial))
+
+    def array(self, project: str, number: int) -> RunArray | None:
+        """One array."""
+        found = self._arrays(sa.select(ARRAYS).where(ARRAYS.c.project == project, ARRAYS.c.number == number))
+        return found[0] if found else None
+
+    def find(self, query: RunFilter) -> Sequence[Run | RunArray]:
+        """Runs and arrays, newest first; an array counts as one, in every state that a member is in."""
+        runs = sa.select(*_PUBLIC).where(RUNS.c.array_index.is_(None), *_matching(RUNS, query))
         if query.states is not None:
-            select = select.where(RUNS.c.state.in_(sorted(query.states)))
-        return self._many(select)
+            runs = runs.where(RUNS.c.state.in_(sorted(query.states)))
+        arrays = sa.select(ARRAYS).where(*_matching(ARRAYS, query))
+        if query.states is not None:
+            same = (RUNS.c.project == ARRAYS.c.project, RUNS.c.number == ARRAYS.c.number)
+            arrays = arrays.where(sa.exists().where(*same, RUNS.c.state.in_(sorted(query.states))))
+        found: list[Run | RunArray] = []
+        found += self._many(runs.order_by(RUNS.c.submitted_at.desc()).limit(query.limit))
+        found += self._arrays(arrays.order_by(ARRAYS.c.submitted_at.desc()).limit(query.limit))
+        return sorted(found, key=lambda one: one.submitted_at, reverse=True)[: query.limit]
+
+    def states(self, runs: Iterable[tuple[str, int, int | None]]) -> Mapping[str, Counter[RunState]]:
+        """How many are in which state, by id, of runs and (where the index is None) of whole arrays."""
+        wanted = set(runs)
+        if not wanted:
+            return {}
+        columns = (RUNS.c.project, RUNS.c.number, RUNS.c.trial, RUNS.c.array_index, RUNS.c.state)
+        numbers = sorted({(project, number) for project, number, _ in wanted})
+        query = sa.select(*columns).where(sa.tuple_(RUNS.c.project, RUNS.c.number).in_(numbers))
+        found: dict[str, Counter[RunState]] = {}
+        with _reachable(), self._pool.connect() as connection:
+            for project, number, trial, index, state in connection.execute(query):
+                whole = f"{project}-{number}"
+                if (project, number, None) in wanted:
+                    found.setdefault(whole, Counter())[RunState(state)] += 1
+                if (project, number, trial) in wanted and (index is not None or trial):
+                    found.setdefault(f"{whole}.{trial}", Counter())[RunState(state)] += 1
+        return found
+
+    def slots(self, arrays: Iterable[tuple[str, int]]) -> Mapping[tuple[str, int], ArraySlots]:
+        """What is taken and who waits in those arrays that have a limit."""
+        wanted = sorted(set(arrays))
+        if not wanted:
+            return {}
+        waits = sa.and_(RUNS.c.state == RunState.QUEUED, RUNS.c.job_uid.is_(None))
+        together = RUNS.join(
+            ARRAYS, sa.and_(RUNS.c.project == ARRAYS.c.project, RUNS.c.number == ARRAYS.c.number)
+        )
+        query = (
+            sa.select(
+                ARRAYS.c.project,
+                ARRAYS.c.number,
+                ARRAYS.c.parallel,
+                sa.func.count().filter(~waits),
+                sa.func.array_agg(aggregate_order_by(RUNS.c.trial, RUNS.c.trial.asc())).filter(waits),
+            )
+            .select_from(together)
+            .where(
+                sa.tuple_(ARRAYS.c.project, ARRAYS.c.number).in_(wanted),
+                ARRAYS.c.parallel.is_not(None),
+                _ACTIVE,
+            )
+            .group_by(ARRAYS.c.project, ARRAYS.c.number, ARRAYS.c.parallel)
+        )
+        with _reachable(), self._pool.connect() as connection:
+            return {
+                (project, number): ArraySlots(parallel=parallel, taken=taken, waiting=tuple(waiting or ()))
+                for project, number, parallel, taken, waiting in connection.execute(query)
+            }
 
     def active(self) -> Sequence[Run]:
         """All runs that are not final, oldest first."""
@@ -190,13 +268,34 @@ class PostgresRuns:
         return self._many(sa.select(*_PUBLIC).where(~_ACTIVE, RUNS.c.finished_at > moment))
 
     def change(self, run: Run, change: RunChange) -> bool:
-        """Write what happened to a run that is not final."""
-        update = RUNS.update().where(*_key(run), _ACTIVE).values(change.model_dump())
+        """Write what happened to this attempt of a run that is not final."""
+        update = RUNS.update().where(*_attempt(run), _ACTIVE).values(change.model_dump())
         return self._write(update)
 
+    def end(
+        self, project: str, number: int, trials: Sequence[int] | None, change: RunChange
+    ) -> Sequence[Run]:
+        """Write the end of those members of an array that are not final, and give them."""
+        update = RUNS.update().where(RUNS.c.project == project, RUNS.c.number == number, _ACTIVE)
+        if trials is not None:
+            update = update.where(RUNS.c.trial.in_(trials))
+        fields = {"state", "reason", "finished_at"}
+        return self._changed(update.values(change.model_dump(include=fields)))
+
+    def requeue(self, runs: Sequence[Run], reason: str) -> Sequence[Run]:
+        """Begin the next attempt of runs of one number that are still in the attempt given; give them."""
+        if not runs:
+            return []
+        same = sa.tuple_(RUNS.c.trial, RUNS.c.attempt).in_([(run.trial, run.attempt) for run in runs])
+        update = RUNS.update().where(RUNS.c.project == runs[0].project, RUNS.c.number == runs[0].number, same)
+        emptied = dict.fromkeys(("started_at", "finished_at", "exit_code", "node", "job_uid"))
+        return self._changed(
+            update.values(state=RunState.QUEUED, reason=reason, attempt=RUNS.c.attempt + 1, **emptied)
+        )
+
     def set_job(self, run: Run, job_uid: str) -> None:
-        """Note that the run's Job was made."""
-        self._write(RUNS.update().where(*_key(run)).values(job_uid=job_uid))
+        """Note that the Job of this attempt was made."""
+        self._write(RUNS.update().where(*_attempt(run)).values(job_uid=job_uid))
 
     def ping(self) -> None:
         """Raise UnreachableError unless the database answers."""
@@ -210,13 +309,139 @@ class PostgresRuns:
         with _reachable(), self._pool.connect() as connection:
             return [_run(row) for row in connection.execute(query)]
 
+    def _changed(self, statement: sa.Update) -> list[Run]:
+        with _reachable(), self._pool.begin() as connection:
+            rows = connection.execute(statement.returning(*_PUBLIC)).all()
+        return sorted((_run(row) for row in rows), key=lambda run: run.trial)
+
+    def _arrays(self, query: sa.Select[Any]) -> list[RunArray]:
+        """The arrays that a query of their table finds, in its order."""
+        with _reachable(), self._pool.connect() as connection:
+            rows = connection.execute(query).all()
+            if not rows:
+                return []
+            keys = [(row.project, row.number) for row in rows]
+            same = sa.tuple_(RUNS.c.project, RUNS.c.number).in_(keys)
+            number = (RUNS.c.project, RUNS.c.number)
+            firsts = sa.select(*_PUBLIC).where(same).ext(distinct_on(*number)).order_by(*number, RUNS.c.trial)
+            first = {(row.project, row.number): _run(row) for row in connection.execute(firsts)}
+            counts: dict[tuple[str, int], list[sa.Row[Any]]] = {}
+            tally = sa.select(
+                *number,
+                RUNS.c.state,
+                sa.func.count().label("members"),
+                sa.func.min(RUNS.c.started_at).label("started"),
+                sa.func.max(RUNS.c.finished_at).label("finished"),
+                sa.func.max(RUNS.c.exit_code).label("code"),
+            ).where(same)
+            for row in connection.execute(tally.group_by(*number, RUNS.c.state)):
+                counts.setdefault((row.project, row.number), []).append(row)
+        return [_array(row, first[key], counts[key]) for key, row in zip(keys, rows, strict=True)]
+
     def _write(self, statement: sa.Update | sa.Delete) -> bool:
         with _reachable(), self._pool.begin() as connection:
             return connection.execute(statement).rowcount > 0
 
 
-def _key(run: Run) -> tuple[sa.ColumnElement[bool], ...]:
-    return _same(run.project, run.number, run.trial)
+def _insert(connection: sa.Connection, items: Sequence[Submission], key: str, fingerprint: str) -> list[Run]:
+    counts = Counter(item.run.project for item in items)
+    following: dict[str, int] = {}
+    now: datetime | None = None
+    for project in sorted(counts):  # always in this order, so that two requests never wait for each other
+        new = insert(COUNTERS).values(project=project, last=counts[project])
+        number = new.on_conflict_do_update(
+            index_elements=["project"], set_={"last": COUNTERS.c.last + new.excluded.last}
+        ).returning(COUNTERS.c.last, sa.func.clock_timestamp())
+        last, now = connection.execute(number).one()
+        following[project] = last - counts[project] + 1
+    runs: list[Run] = []
+    rows: list[dict[str, Any]] = []
+    for place, item in enumerate(items):
+        index = item.array.indices[0] if item.array else None
+        size = len(item.array.indices) if item.array else None
+        values: dict[str, Any] = {
+            **item.run.model_dump(),
+            "array_index": index,
+            "array_size": size,
+            "number": following[item.run.project],
+            "trial": index or 0,
+            "attempt": 1,
+            "state": RunState.QUEUED,
+            "reason": item.reason,
+            "submitted_at": now,
+        }
+        following[item.run.project] += 1
+        runs.append(Run(**values))
+        values |= {"command": list(item.run.command), "after": list(item.run.after)}
+        rows.append(values | {"idempotency_key": _key_of(key, place), "fingerprint": fingerprint})
+    # The first of a request decides whether it is new.
+    connection.execute(RUNS.insert(), rows)
+    for item, row in zip(items, rows, strict=True):
+        if item.array:
+            _insert_array(connection, item, row)
+    return runs
+
+
+def _insert_array(connection: sa.Connection, item: Submission, first: dict[str, Any]) -> None:
+    """The array of a first member, and its other members as copies of that."""
+    array = item.array
+    assert array is not None
+    same = {name: first[name] for name in ("project", "number", "name", "user", "submitted_at")}
+    parent = same | {"indices": array.text, "total": len(array.indices), "parallel": array.parallel}
+    connection.execute(ARRAYS.insert(), [parent])
+    rest = sa.literal(list(array.indices[1:]), PG_ARRAY(sa.Integer))
+    others = sa.func.unnest(rest).table_valued(sa.column("index", sa.Integer), with_ordinality="place")
+    others = others.render_derived()
+    own: dict[str, Any] = {
+        "trial": others.c.index,
+        "array_index": others.c.index,
+        "idempotency_key": sa.literal(first["idempotency_key"] + ".") + sa.cast(others.c.place, sa.Text),
+    }
+    if array.parallel is not None:
+        held = sa.literal(item.held_reason, sa.Text)
+        own["reason"] = sa.case(
+            (others.c.place < array.parallel, sa.literal(item.reason, sa.Text)), else_=held
+        )
+    names = list(first)
+    values = [own[name] if name in own else sa.literal(first[name], RUNS.c[name].type) for name in names]
+    connection.execute(RUNS.insert().from_select(names, sa.select(*values).select_from(others)))
+
+
+def _key_of(key: str, place: int) -> str:
+    """The key in the row of one item of a request; nobody can send one with a # in it."""
+    return f"{key}#{place}" if place else key
+
+
+def _array(row: sa.Row[Any], first: Run, counts: Sequence[sa.Row[Any]]) -> RunArray:
+    started = [count.started for count in counts if count.started]
+    finished = [count.finished for count in counts if count.finished]
+    codes = [count.code for count in counts if count.code is not None]
+    return RunArray(
+        first=first,
+        summary=ArraySummary(
+            indices=row.indices,
+            total=row.total,
+            parallel=row.parallel,
+            counts={RunState(count.state): count.members for count in counts},
+        ),
+        started_at=min(started, default=None),
+        finished_at=max(finished, default=None),
+        exit_code=max(codes, default=None),
+    )
+
+
+def _matching(table: sa.Table, query: RunFilter) -> list[sa.ColumnElement[bool]]:
+    """The conditions of a filter that runs and arrays have in common."""
+    conditions: list[sa.ColumnElement[bool]] = []
+    if query.projects is not None:
+        conditions.append(table.c.project.in_(sorted(query.projects)))
+    if query.user is not None:
+        conditions.append(table.c.user == query.user)
+    return conditions
+
+
+def _attempt(run: Run) -> tuple[sa.ColumnElement[bool], ...]:
+    return (*_same(run.project, run.number, run.trial), RUNS.c.attempt == run.attempt)
 
 
 def _same(project: str, number: int, trial: int) -> tuple[sa.ColumnElement[bool], ...]:

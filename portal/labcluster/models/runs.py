@@ -39,6 +39,14 @@ RUN_ID = re.compile(
 )
 
 
+class Priority(StrEnum):
+    """How a run stands beside others of its project in the queue, the first before the last."""
+
+    INTERACTIVE = "interactive"
+    NORMAL = "normal"
+    LOW = "low"
+
+
 class RunRequest(_Model):
     """What `labctl submit` sends. Limits of sizes keep a Job well below what etcd takes."""
 
@@ -47,11 +55,27 @@ class RunRequest(_Model):
     project: str | None = Field(None, max_length=63)
     name: str | None = Field(None, max_length=64)
     image: str | None = Field(None, max_length=300)
-    gpus: int = Field(0, ge=0)
+    gpus: int = Field(0, ge=0, description="on each of its nodes, as are cpus and memory")
     cpus: float = Field(1.0, gt=0, allow_inf_nan=False)
     memory: str = Field("4Gi", max_length=20)
     time_seconds: int | None = Field(None, ge=1)
+    nodes: int = Field(1, ge=1, le=1024, description="so many pods, started all or none")
+    priority: Priority = Priority.NORMAL
+    requeue: bool = Field(False, description="queue it again when the cluster ended it")
+    array: str | None = Field(
+        None, max_length=2000, description="indexes of its members: 0-499%20, 1,3,5-9:2"
+    )
+    after: list[Annotated[str, Field(max_length=100)]] = Field(
+        default=[], max_length=100, description="runs that must have ended before: vision-3, or vision-3:ok"
+    )
     env: dict[str, str] = Field(default={}, max_length=500)
+    idempotency_key: str = Field(min_length=8, max_length=100, pattern=r"^[A-Za-z0-9._:-]+$")
+
+
+class BulkRequest(_Model):
+    """Several submits of which all or none are accepted; the items' own keys count for nothing."""
+
+    items: list[RunRequest] = Field(min_length=1, max_length=10_000)
     idempotency_key: str = Field(min_length=8, max_length=100, pattern=r"^[A-Za-z0-9._:-]+$")
 
 
@@ -71,14 +95,51 @@ class NewRun(_Model):
     cpus: float
     memory: str
     time_seconds: int | None
+    nodes: int = 1
+    priority: Priority = Priority.NORMAL
+    requeue: bool = False
+    after: tuple[str, ...] = ()
+    array_index: int | None = Field(default=None, description="which member of its array it is")
+    array_size: int | None = Field(default=None, description="how many members its array has")
     env: dict[str, str]
 
+    @property
+    def all_gpus(self) -> int:
+        """GPUs of all its nodes together."""
+        return self.gpus * self.nodes
 
-class Run(NewRun):
-    """A row of the run table."""
+
+class NewArray(_Model):
+    """The indexes of an array's members, and how many of them may have a Job at the same time."""
+
+    text: str
+    indices: tuple[int, ...]
+    parallel: int | None = None
+
+
+class Submission(_Model):
+    """One run or array to be written down; the reasons are what its row says first."""
+
+    run: NewRun
+    array: NewArray | None = None
+    reason: str | None = None
+    held_reason: str | None = Field(None, description="of the members beyond the array's limit")
+
+
+class ArraySlots(_Model):
+    """How far an array is from its limit."""
+
+    parallel: int
+    taken: int = Field(description="members that have a Job, or had one and are not final")
+    waiting: tuple[int, ...] = Field(description="indexes of those without one, in order")
+
+
+class RunRecord(NewRun):
+    """What is known of a run, in the table as in REST."""
 
     number: int
     trial: int = 0
+    attempt: int = 1
     state: RunState
     reason: str | None = None
     submitted_at: datetime
@@ -86,17 +147,28 @@ class Run(NewRun):
     finished_at: datetime | None = None
     exit_code: int | None = None
     node: str | None = None
+
+
+class Run(RunRecord):
+    """A row of the run table."""
+
     job_uid: str | None = Field(None, exclude=True)
 
     @property
     def id(self) -> str:
-        """The name that people use."""
-        return f"{self.project}-{self.number}" + (f".{self.trial}" if self.trial else "")
+        """The name that people use; every member of an array has its index in it."""
+        member = self.array_index is not None or self.trial
+        return f"{self.project}-{self.number}" + (f".{self.trial}" if member else "")
+
+    @property
+    def array_id(self) -> str | None:
+        """The name of the array that it belongs to."""
+        return f"{self.project}-{self.number}" if self.array_index is not None else None
 
     @property
     def job_name(self) -> str:
         """The name of its Kubernetes Job."""
-        return f"run-{self.project}-{self.number}" + (f"-{self.trial}" if self.trial else "")
+        return f"run-{self.id}".replace(".", "-")
 
     @property
     def namespace(self) -> str:
@@ -109,39 +181,85 @@ class Run(NewRun):
         return f"/lab/projects/{self.project}/runs/{self.number}_{self.trial}_{self.name}"
 
 
-class RunView(_Model):
-    """A run as REST and `run.json` show it."""
+class ArraySummary(_Model):
+    """What an array is made of, and how its members stand."""
 
-    id: str
-    project: str
-    number: int
-    trial: int
-    name: str
-    user: str
-    uid: int
-    gid: int
-    state: RunState
-    reason: str | None
-    image: str
-    image_digest: str
-    command: tuple[str, ...]
-    workdir: str
-    gpus: int
-    cpus: float
-    memory: str
-    time_seconds: int | None
-    env: dict[str, str]
-    submitted_at: datetime
+    indices: str = Field(description="as it was submitted, with its limit: 0-499%20")
+    total: int
+    parallel: int | None
+    counts: dict[RunState, int] = Field(description="members by state; a state that none is in is left out")
+
+
+class RunArray(_Model):
+    """An array as the table has it: what its members share, and how they stand."""
+
+    first: Run = Field(description="any one of its members")
+    summary: ArraySummary
     started_at: datetime | None
     finished_at: datetime | None
     exit_code: int | None
-    node: str | None
+
+    @property
+    def id(self) -> str:
+        """The name that people use."""
+        return f"{self.first.project}-{self.first.number}"
+
+    @property
+    def submitted_at(self) -> datetime:
+        """When all its members were."""
+        return self.first.submitted_at
+
+    @property
+    def state(self) -> RunState:
+        """What is most worth knowing of its members: that some run, else wait, else how the worst ended."""
+        counts = self.summary.counts
+        return next((state for state in _TELLING if counts.get(state)), RunState.QUEUED)
+
+
+# An array is in the first of these states that any of its members is in.
+_TELLING = (
+    RunState.RUNNING,
+    RunState.STARTING,
+    RunState.QUEUED,
+    RunState.FAILED,
+    RunState.LOST,
+    RunState.TIMED_OUT,
+    RunState.CANCELLED,
+    RunState.SUCCEEDED,
+)
+
+
+class RunView(RunRecord):
+    """A run or an array as REST shows it, and a run as `run.json` has it."""
+
+    id: str
     directory: str
+    array: ArraySummary | None = Field(None, description="of an array as a whole only")
 
     @classmethod
-    def of(cls, run: Run) -> RunView:
-        """The public form of a row."""
+    def of(cls, run: Run | RunArray) -> RunView:
+        """The public form of a row; of an array it is one run whose state is that of its members together."""
+        if isinstance(run, RunArray):
+            return cls._of_array(run)
         return cls(id=run.id, directory=run.directory, **run.model_dump())
+
+    @classmethod
+    def _of_array(cls, array: RunArray) -> RunView:
+        over = array.state.final
+        own = {
+            "trial": 0,
+            "attempt": 1,
+            "array_index": None,
+            "state": array.state,
+            "reason": None,
+            "started_at": array.started_at,
+            "finished_at": array.finished_at if over else None,
+            "exit_code": array.exit_code if over else None,
+            "node": None,
+        }
+        first = array.first
+        directory = f"/lab/projects/{first.project}/runs/{first.number}_*_{first.name}"
+        return cls(id=array.id, directory=directory, array=array.summary, **{**first.model_dump(), **own})
 
 
 class RunList(_Model):

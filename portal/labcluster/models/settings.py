@@ -76,6 +76,7 @@ class RunLimits(_Section):
     max_time_seconds: int = 30 * 24 * 3600
     default_time_seconds: int | None = None
     min_memory: str = "64Mi"
+    max_array: int = Field(default=5000, ge=1, description="members of one array, and runs of one file")
 
 
 class PortalSettings(_Section):

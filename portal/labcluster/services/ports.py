@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
-from labcluster.models.runs import Member, NewRun, ProjectShare, Run, RunChange, RunFilter
+from labcluster.models.runs import (
+    ArraySlots,
+    Member,
+    ProjectShare,
+    Run,
+    RunArray,
+    RunChange,
+    RunFilter,
+    RunState,
+    Submission,
+)
 
 KubeObject = Mapping[str, Any]
 
@@ -14,19 +25,32 @@ KubeObject = Mapping[str, Any]
 class RunStore(Protocol):
     """The run table. Every method is one transaction; UnreachableError when the database is away."""
 
-    def add(self, run: NewRun, key: str, fingerprint: str) -> tuple[Run, bool]:
-        """Commit a new run under the project's next number, or give the run of that user and key.
+    def add(self, items: Sequence[Submission], key: str, fingerprint: str) -> tuple[list[Run], bool]:
+        """Commit runs under their projects' next numbers, all or none, or give those of that user and key.
 
-        The flag says whether it is new. ConflictError when the key was used for another request."""
+        Of an array its first member is given. The flag says whether they are new. ConflictError when
+        the key was used for another request."""
 
-    def by_key(self, user: str, key: str, fingerprint: str) -> Run | None:
-        """The run that an earlier request with this key made."""
+    def by_key(self, user: str, key: str, fingerprint: str, items: int = 1) -> list[Run]:
+        """What an earlier request with this key made; empty if there was none."""
 
     def get(self, project: str, number: int, trial: int) -> Run | None:
         """One run."""
 
-    def find(self, query: RunFilter) -> Sequence[Run]:
-        """Runs, newest first."""
+    def members(self, project: str, number: int) -> Sequence[Run]:
+        """The members of an array by index; empty if there is no such array."""
+
+    def array(self, project: str, number: int) -> RunArray | None:
+        """One array."""
+
+    def find(self, query: RunFilter) -> Sequence[Run | RunArray]:
+        """Runs and arrays, newest first."""
+
+    def states(self, runs: Iterable[tuple[str, int, int | None]]) -> Mapping[str, Counter[RunState]]:
+        """How many are in which state, by id, of runs and (where the index is None) of whole arrays."""
+
+    def slots(self, arrays: Iterable[tuple[str, int]]) -> Mapping[tuple[str, int], ArraySlots]:
+        """What is taken and who waits in those arrays, given by project and number, that have a limit."""
 
     def active(self) -> Sequence[Run]:
         """All runs that are not final, oldest first."""
@@ -35,10 +59,22 @@ class RunStore(Protocol):
         """Runs that became final after `moment`."""
 
     def change(self, run: Run, change: RunChange) -> bool:
-        """Write what happened to an active run; false (and nothing written) if it was final already."""
+        """Write what happened to an active run; false (and nothing written) if it was final already, or
+        is in another attempt than the one given."""
+
+    def end(
+        self, project: str, number: int, trials: Sequence[int] | None, change: RunChange
+    ) -> Sequence[Run]:
+        """Write state, reason and end to those members of an array that are active (None: all); give them."""
+
+    def requeue(self, runs: Sequence[Run], reason: str) -> Sequence[Run]:
+        """Queue the next attempt of runs, all of one number and in whatever state.
+
+        What the last attempt left in the row is emptied, its Job's uid too. A run that is in another
+        attempt by now is left as it is. The answer is what was changed."""
 
     def set_job(self, run: Run, job_uid: str) -> None:
-        """Note that the run's Job was made."""
+        """Note that the Job of the run's attempt was made."""
 
     def ping(self) -> None:
         """Raise UnreachableError unless the database answers."""

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from labcluster.errors import (
     LabclusterError,
     NotAllowedError,
     NotFoundError,
-    UncertainError,
-    UnreachableError,
     UsageError,
 )
 from labcluster.models.callers import Caller
 from labcluster.models.runs import (
     RUN_ID,
+    BulkRequest,
     ImageView,
     NewRun,
     NodeView,
     ProjectShare,
     QueueItem,
     Run,
+    RunArray,
     RunChange,
     RunFilter,
     RunRequest,
@@ -31,24 +31,14 @@ from labcluster.models.runs import (
     WhoAmI,
 )
 from labcluster.models.settings import JobSettings, RunLimits
-from labcluster.services import images, submission
-from labcluster.services.jobs import job
+from labcluster.services import images
+from labcluster.services.acceptance import Acceptance
 from labcluster.services.logs import LogTail
 from labcluster.services.nodes import list_nodes
 from labcluster.services.ports import ClusterView, ImageRegistry, JobApi, LogApi, RunStore
 from labcluster.services.queue import QueueReport
 
 log = logging.getLogger(__name__)
-
-# Kueue's webhook refuses Jobs for some seconds while its leader restarts. A submit waits this long for
-# it and leaves the rest to the reconciler: the run is accepted either way.
-_WEBHOOK = "failed calling webhook"
-_WEBHOOK_PATIENCE = 1.5
-_WEBHOOK_PAUSE = 0.3
-
-# A database that restarts is back within seconds; so long a lost answer to a commit is looked for.
-_COMMIT_CHECKS = 6
-_COMMIT_PAUSE = 0.5
 
 
 class RunService:
@@ -73,89 +63,35 @@ class RunService:
         self._jobs = jobs
         self._logs = logs
         self._registry = registry
-        self._settings = settings
-        self._limits = limits
-        self._default_image = default_image
-        self._sleep = sleep
         self._clock = clock
+        self._acceptance = Acceptance(
+            store=store,
+            view=view,
+            jobs=jobs,
+            registry=registry,
+            settings=settings,
+            limits=limits,
+            default_image=default_image,
+            sleep=sleep,
+            clock=clock,
+        )
 
     def check(self, caller: Caller, request: RunRequest) -> NewRun:
         """What `submit` would accept, with every name resolved; nothing is written."""
-        if caller.admin:
-            raise NotAllowedError(f"{caller.user} is an administrator without a project: submit as a member")
-        return submission.check(
-            request,
-            caller.user,
-            self._view,
-            self._registry,
-            default_image=self._default_image,
-            limits=self._limits,
-        )
+        return self._acceptance.check(caller, request).run
 
     def submit(self, caller: Caller, request: RunRequest) -> tuple[Run, bool]:
-        """Accept a run; the flag says whether it is new or an earlier answer to the same key.
+        """Accept a run or an array, of which the first member is given; the flag says whether it is new."""
+        runs, created = self._acceptance.submit(caller, [request], request.idempotency_key)
+        return runs[0], created
 
-        What the cluster would refuse is refused here, before anything is written. Once the row is
-        committed the run exists: its Job follows by `make_job`, and if that fails, by the reconciler.
-        """
-        print_of = submission.fingerprint(request)
-        known = self._store.by_key(caller.user, request.idempotency_key, print_of)
-        if known is not None:
-            return known, False
-        new = self.check(caller, request)
-        self._rehearse(new)
-        try:
-            return self._store.add(new, request.idempotency_key, print_of)
-        except UncertainError:
-            return self._kept(caller.user, request.idempotency_key, print_of), True
+    def submit_all(self, caller: Caller, request: BulkRequest) -> tuple[list[Run], bool]:
+        """Accept all or none of several; an error names the line."""
+        return self._acceptance.submit(caller, request.items, request.idempotency_key, lines=True)
 
-    def _rehearse(self, new: NewRun) -> None:
-        """Let the apiserver judge the Job under the user's name; it keeps nothing."""
-        trial = Run(**new.model_dump(), number=0, state=RunState.QUEUED, submitted_at=self._clock())
-        try:
-            self._jobs.create(job(trial, self._settings, self._registry.host), new.user, dry_run=True)
-        except UnreachableError as error:
-            log.warning("a run of %s is accepted without the cluster's judgement: %s", new.user, error)
-
-    def _kept(self, user: str, key: str, print_of: str) -> Run:
-        """The row of a commit whose answer was lost: "not accepted" must be true when we say it."""
-        for _ in range(_COMMIT_CHECKS):
-            self._sleep(_COMMIT_PAUSE)
-            try:
-                run = self._store.by_key(user, key, print_of)
-            except UnreachableError:
-                continue
-            if run is None:
-                break
-            return run
-        else:
-            raise UncertainError("the run database died over the commit and does not answer yet: ask again")
-        raise UnreachableError("the run database died before the commit: nothing was submitted")
-
-    def make_job(self, run: Run) -> None:
-        """Make the Job of an accepted run; after the answer, so that nobody waits for the queue's start."""
-        manifest = job(run, self._settings, self._registry.host)
-        patience = _WEBHOOK_PATIENCE
-        while True:
-            try:
-                uid = self._jobs.create(manifest, run.user)
-            except UnreachableError as error:
-                if _WEBHOOK not in error.detail or patience <= 0:
-                    log.warning("run %s is accepted, its Job comes later: %s", run.id, error)
-                    return
-                self._sleep(_WEBHOOK_PAUSE)
-                patience -= _WEBHOOK_PAUSE
-            except LabclusterError as error:
-                # Something changed since the rehearsal; the reconciler asks once more and tells the user.
-                log.warning("the Job of run %s is refused: %s", run.id, error)
-                return
-            else:
-                break
-        try:
-            self._store.set_job(run, uid)
-        except UnreachableError as error:
-            # The Job is there and the row too: the reconciler notes the one in the other.
-            log.warning("the Job of run %s is made but not noted yet: %s", run.id, error)
+    def make_jobs(self, runs: Sequence[Run]) -> None:
+        """Make the Jobs of runs that were just accepted, as far as they may have one now."""
+        self._acceptance.make_jobs(runs)
 
     def get(self, caller: Caller, run_id: str) -> Run:
         """A run of one of the caller's projects."""
@@ -176,8 +112,8 @@ class RunService:
         user: str | None,
         states: frozenset[RunState] | None,
         limit: int,
-    ) -> list[Run]:
-        """Runs of the caller's projects, newest first."""
+    ) -> list[Run | RunArray]:
+        """Runs and arrays of the caller's projects, newest first."""
         allowed = None if caller.admin else frozenset(self._view.memberships(caller.user))
         if project is not None:
             if allowed is not None and project not in allowed:
@@ -186,8 +122,8 @@ class RunService:
         query = RunFilter(projects=allowed, user=user, states=states, limit=limit)
         return list(self._store.find(query))
 
-    def recent(self, limit: int) -> list[Run]:
-        """The newest runs of all projects, for the start page."""
+    def recent(self, limit: int) -> list[Run | RunArray]:
+        """The newest runs and arrays of all projects, for the start page."""
         return list(self._store.find(RunFilter(limit=limit)))
 
     def cancel(self, caller: Caller, run_id: str) -> Run:

@@ -11,10 +11,11 @@ from typing import Any
 
 from labcluster.errors import ConflictError, NotAllowedError, NotFoundError, UsageError
 from labcluster.models import quantities
-from labcluster.models.runs import Member, NewRun, ProjectShare, RunRequest
+from labcluster.models.runs import Member, NewRun, ProjectShare, RunRequest, Submission
 from labcluster.models.settings import RunLimits
-from labcluster.services import images
-from labcluster.services.nodes import capacity
+from labcluster.services import holding, images
+from labcluster.services.arrays import parse_array
+from labcluster.services.nodes import Amount, capacity
 from labcluster.services.ports import ClusterView, ImageRegistry
 
 # Everybody is in it, so that it never decides which project somebody means.
@@ -40,8 +41,11 @@ def check(
     *,
     default_image: str,
     limits: RunLimits,
-) -> NewRun:
-    """The request with every name resolved, or the error that says what is wrong with it."""
+) -> Submission:
+    """The request with every name resolved, or the error that says what is wrong with it.
+
+    Only what it comes after is not looked at: that is in the run table.
+    """
     memberships = view.memberships(user)
     command = _command(request.command)
     project = choose_project(request.project, user, memberships, view)
@@ -51,7 +55,10 @@ def check(
     env = _env(request.env)
     _resources(request, project, view, limits)
     reference, digest = images.resolve(registry, request.image or default_image, project.name, default_image)
-    return NewRun(
+    array = parse_array(request.array, limits.max_array) if request.array is not None else None
+    if array and request.nodes > 1:
+        raise UsageError("--nodes and --array: each member of an array runs on one node")
+    run = NewRun(
         project=project.name,
         name=name,
         user=user,
@@ -65,8 +72,21 @@ def check(
         cpus=request.cpus,
         memory=request.memory,
         time_seconds=request.time_seconds or limits.default_time_seconds,
+        nodes=request.nodes,
+        priority=request.priority,
+        requeue=request.requeue,
+        after=tuple(dict.fromkeys(request.after)),
+        array_size=len(array.indices) if array else None,
         env=env,
     )
+    waits = None
+    for after in run.after:
+        holding.target(after)
+    if run.after:
+        first = run.after[0]
+        waits = holding.waits_after(first.removesuffix(":ok"), ok=first.endswith(":ok"))
+    held = waits or (holding.waits_for_array(array.parallel) if array and array.parallel else None)
+    return Submission(run=run, array=array, reason=waits, held_reason=held)
 
 
 def choose_project(
@@ -161,14 +181,32 @@ def _resources(request: RunRequest, project: ProjectShare, view: ClusterView, li
         raise UsageError(f"--time {request.time_seconds} s: at most {days:g} days are allowed")
     nodes = [capacity(node) for node in view.nodes()]
     _fits("gpus", request.gpus, [n.gpus for n in nodes], "{:g}")
-    if request.gpus > project.max_gpus:
+    if request.gpus * request.nodes > project.max_gpus:
+        times = f" on --nodes {request.nodes}" if request.nodes > 1 else ""
         raise ConflictError(
-            f"--gpus {request.gpus}: project {project.name} may use at most {project.max_gpus} at a time"
+            f"--gpus {request.gpus}{times}: project {project.name} may use at most"
+            f" {project.max_gpus} at a time"
         )
     suited = [node for node in nodes if node.gpus >= request.gpus]
     beside = f" on a node with {request.gpus} GPUs" if request.gpus else ""
     _fits("cpus", request.cpus, [n.cpus for n in suited], "{:g}", beside)
     _fits("memory", memory, [n.memory for n in suited], quantities.show_bytes, beside)
+    if request.nodes > 1:
+        _gang(request, memory, nodes)
+
+
+def _gang(request: RunRequest, memory: float, nodes: Sequence[Amount]) -> None:
+    """That all pods of a gang have room at the same time when nothing else runs."""
+    room = 0
+    for node in nodes:
+        fits = [node.cpus // request.cpus, node.memory // memory]
+        if request.gpus:
+            fits.append(node.gpus // request.gpus)
+        room += int(min(fits))
+    if room < request.nodes:
+        raise ConflictError(
+            f"--nodes {request.nodes} is more than there is: the cluster has room for {room} such at once"
+        )
 
 
 def _fits(option: str, wanted: float, offers: Sequence[float], show: Any, beside: str = "") -> None:

@@ -50,7 +50,7 @@ def submit_run(
     """Submit a run. The same idempotency key again gives the same run with status 200."""
     run, created = portal.runs.submit(caller, request)
     if created:
-        after.add_task(portal.runs.make_job, run)
+        after.add_task(portal.runs.make_jobs, [run])
     response.status_code = 201 if created else 200
     response.headers["Location"] = f"/api/v1/runs/{run.id}"
     return RunView.of(run)

@@ -32,6 +32,7 @@ def test_submit_is_created_once_and_shown(site: Site) -> None:
     assert run.keys() == {
         *("id", "project", "number", "trial", "name", "user", "uid", "gid", "state", "reason", "image"),
         *("image_digest", "command", "workdir", "gpus", "cpus", "memory", "time_seconds", "env"),
+        *("nodes", "priority", "requeue", "after", "array_index", "array_size", "attempt", "array"),
         *("submitted_at", "started_at", "finished_at", "exit_code", "node", "directory"),
     }
     assert run["submitted_at"].endswith("Z")
