@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from labcluster.adapters import postgres
+from labcluster.adapters import postgres, tables
 from labcluster.errors import ConflictError, UnreachableError
 from labcluster.models.runs import (
     NewArray,
@@ -109,9 +109,9 @@ def add(store: postgres.PostgresRuns, run: NewRun, name: str, fingerprint: str =
 def test_migrations_make_what_the_code_expects(pool: sa.Engine) -> None:
     postgres.migrate(pool)
     with pool.connect() as connection:
-        ours = {"include_object": lambda _o, name, kind, *_: kind != "table" or name in postgres.METADATA}
+        ours = {"include_object": lambda _o, name, kind, *_: kind != "table" or name in tables.METADATA}
         context = MigrationContext.configure(connection, opts=ours)
-        assert compare_metadata(context, postgres.METADATA) == []
+        assert compare_metadata(context, tables.METADATA) == []
 
 
 def test_run_comes_back_as_it_went_in(store: postgres.PostgresRuns) -> None:

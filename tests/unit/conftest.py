@@ -14,6 +14,7 @@ from labcluster.models.settings import JobSettings, RunLimits
 from labcluster.services import logs
 from labcluster.services.following import RunReconciler
 from labcluster.services.runs import RunService
+from store_fakes import Clock, FakeStore
 
 JOBS = JobSettings(runner_image=f"{fakes.REGISTRY}/labcluster/runner@{fakes.DIGEST}")
 
@@ -22,14 +23,14 @@ JOBS = JobSettings(runner_image=f"{fakes.REGISTRY}/labcluster/runner@{fakes.DIGE
 class Lab:
     """The fakes and what stands on them."""
 
-    clock: fakes.Clock = field(default_factory=fakes.Clock)
+    clock: Clock = field(default_factory=Clock)
     cluster: fakes.FakeCluster = field(default_factory=fakes.FakeCluster)
     registry: fakes.FakeRegistry = field(default_factory=fakes.FakeRegistry)
     logs: fakes.FakeLogs = field(default_factory=fakes.FakeLogs)
     slept: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.store = fakes.FakeStore(self.clock)
+        self.store = FakeStore(self.clock)
         self.runs = RunService(
             store=self.store,
             view=self.cluster,

@@ -12,11 +12,12 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
-from sqlalchemy.dialects.postgresql import ARRAY as PG_ARRAY
-from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by, distinct_on, insert
+from sqlalchemy.dialects.postgresql import aggregate_order_by, distinct_on
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from labcluster.adapters.insertion import insert_runs, key_of
+from labcluster.adapters.tables import ARRAYS, RUNS
 from labcluster.errors import ConflictError, UncertainError, UnreachableError
 from labcluster.models.runs import (
     ACTIVE_STATES,
@@ -30,72 +31,6 @@ from labcluster.models.runs import (
     Submission,
 )
 from labcluster.models.settings import DatabaseSettings
-
-METADATA = sa.MetaData()
-_ACTIVE_SQL = "state IN ('queued', 'starting', 'running')"
-
-COUNTERS = sa.Table(
-    "run_counters",
-    METADATA,
-    sa.Column("project", sa.Text, primary_key=True),
-    sa.Column("last", sa.BigInteger, nullable=False),
-)
-
-RUNS = sa.Table(
-    "runs",
-    METADATA,
-    sa.Column("project", sa.Text, primary_key=True),
-    sa.Column("number", sa.BigInteger, primary_key=True),
-    sa.Column("trial", sa.Integer, primary_key=True),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("user", sa.Text, nullable=False),
-    sa.Column("uid", sa.BigInteger, nullable=False),
-    sa.Column("gid", sa.BigInteger, nullable=False),
-    sa.Column("image", sa.Text, nullable=False),
-    sa.Column("image_digest", sa.Text, nullable=False),
-    sa.Column("command", JSONB, nullable=False),
-    sa.Column("workdir", sa.Text, nullable=False),
-    sa.Column("gpus", sa.Integer, nullable=False),
-    sa.Column("cpus", sa.Double, nullable=False),
-    sa.Column("memory", sa.Text, nullable=False),
-    sa.Column("time_seconds", sa.Integer),
-    sa.Column("nodes", sa.Integer, nullable=False),
-    sa.Column("priority", sa.Text, nullable=False),
-    sa.Column("requeue", sa.Boolean, nullable=False),
-    sa.Column("after", JSONB, nullable=False),
-    sa.Column("array_index", sa.Integer),
-    sa.Column("array_size", sa.Integer),
-    sa.Column("env", JSONB, nullable=False),
-    sa.Column("attempt", sa.Integer, nullable=False),
-    sa.Column("state", sa.Text, nullable=False),
-    sa.Column("reason", sa.Text),
-    sa.Column("submitted_at", sa.DateTime(timezone=True), nullable=False),
-    sa.Column("started_at", sa.DateTime(timezone=True)),
-    sa.Column("finished_at", sa.DateTime(timezone=True)),
-    sa.Column("exit_code", sa.Integer),
-    sa.Column("node", sa.Text),
-    sa.Column("job_uid", sa.Text),
-    sa.Column("idempotency_key", sa.Text, nullable=False),
-    sa.Column("fingerprint", sa.Text, nullable=False),
-    sa.UniqueConstraint("user", "idempotency_key", name="runs_user_key"),
-    sa.Index("runs_active", "submitted_at", postgresql_where=sa.text(_ACTIVE_SQL)),
-    sa.Index("runs_submitted", "submitted_at", postgresql_where=sa.text("array_index IS NULL")),
-    sa.Index("runs_finished", "finished_at"),
-)
-
-ARRAYS = sa.Table(
-    "arrays",
-    METADATA,
-    sa.Column("project", sa.Text, primary_key=True),
-    sa.Column("number", sa.BigInteger, primary_key=True),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("user", sa.Text, nullable=False),
-    sa.Column("indices", sa.Text, nullable=False),
-    sa.Column("total", sa.Integer, nullable=False),
-    sa.Column("parallel", sa.Integer),
-    sa.Column("submitted_at", sa.DateTime(timezone=True), nullable=False),
-    sa.Index("arrays_submitted", "submitted_at"),
-)
 
 _ACTIVE = RUNS.c.state.in_(sorted(ACTIVE_STATES))
 _PUBLIC = [column for column in RUNS.c if column.name not in ("idempotency_key", "fingerprint")]
@@ -160,7 +95,7 @@ class PostgresRuns:
         user = items[0].run.user
         try:
             with _reachable(), self._pool.connect() as connection, connection.begin() as transaction:
-                runs = _insert(connection, items, key, fingerprint)
+                runs = insert_runs(connection, items, key, fingerprint)
                 with _certain():
                     transaction.commit()
                 return runs, True
@@ -173,7 +108,7 @@ class PostgresRuns:
 
     def by_key(self, user: str, key: str, fingerprint: str, items: int = 1) -> list[Run]:
         """What an earlier request with this key made, in its order; of an array its first member."""
-        keys = [_key_of(key, item) for item in range(items)]
+        keys = [key_of(key, item) for item in range(items)]
         query = sa.select(RUNS).where(RUNS.c.user == user, RUNS.c.idempotency_key.in_(keys))
         with _reachable(), self._pool.connect() as connection:
             rows = connection.execute(query).all()
@@ -341,75 +276,6 @@ class PostgresRuns:
     def _write(self, statement: sa.Update | sa.Delete) -> bool:
         with _reachable(), self._pool.begin() as connection:
             return connection.execute(statement).rowcount > 0
-
-
-def _insert(connection: sa.Connection, items: Sequence[Submission], key: str, fingerprint: str) -> list[Run]:
-    counts = Counter(item.run.project for item in items)
-    following: dict[str, int] = {}
-    now: datetime | None = None
-    for project in sorted(counts):  # always in this order, so that two requests never wait for each other
-        new = insert(COUNTERS).values(project=project, last=counts[project])
-        number = new.on_conflict_do_update(
-            index_elements=["project"], set_={"last": COUNTERS.c.last + new.excluded.last}
-        ).returning(COUNTERS.c.last, sa.func.clock_timestamp())
-        last, now = connection.execute(number).one()
-        following[project] = last - counts[project] + 1
-    runs: list[Run] = []
-    rows: list[dict[str, Any]] = []
-    for place, item in enumerate(items):
-        index = item.array.indices[0] if item.array else None
-        size = len(item.array.indices) if item.array else None
-        values: dict[str, Any] = {
-            **item.run.model_dump(),
-            "array_index": index,
-            "array_size": size,
-            "number": following[item.run.project],
-            "trial": index or 0,
-            "attempt": 1,
-            "state": RunState.QUEUED,
-            "reason": item.reason,
-            "submitted_at": now,
-        }
-        following[item.run.project] += 1
-        runs.append(Run(**values))
-        values |= {"command": list(item.run.command), "after": list(item.run.after)}
-        rows.append(values | {"idempotency_key": _key_of(key, place), "fingerprint": fingerprint})
-    # The first of a request decides whether it is new.
-    connection.execute(RUNS.insert(), rows)
-    for item, row in zip(items, rows, strict=True):
-        if item.array:
-            _insert_array(connection, item, row)
-    return runs
-
-
-def _insert_array(connection: sa.Connection, item: Submission, first: dict[str, Any]) -> None:
-    """The array of a first member, and its other members as copies of that."""
-    array = item.array
-    assert array is not None
-    same = {name: first[name] for name in ("project", "number", "name", "user", "submitted_at")}
-    parent = same | {"indices": array.text, "total": len(array.indices), "parallel": array.parallel}
-    connection.execute(ARRAYS.insert(), [parent])
-    rest = sa.literal(list(array.indices[1:]), PG_ARRAY(sa.Integer))
-    others = sa.func.unnest(rest).table_valued(sa.column("index", sa.Integer), with_ordinality="place")
-    others = others.render_derived()
-    own: dict[str, Any] = {
-        "trial": others.c.index,
-        "array_index": others.c.index,
-        "idempotency_key": sa.literal(first["idempotency_key"] + ".") + sa.cast(others.c.place, sa.Text),
-    }
-    if array.parallel is not None:
-        held = sa.literal(item.held_reason, sa.Text)
-        own["reason"] = sa.case(
-            (others.c.place < array.parallel, sa.literal(item.reason, sa.Text)), else_=held
-        )
-    names = list(first)
-    values = [own[name] if name in own else sa.literal(first[name], RUNS.c[name].type) for name in names]
-    connection.execute(RUNS.insert().from_select(names, sa.select(*values).select_from(others)))
-
-
-def _key_of(key: str, place: int) -> str:
-    """The key in the row of one item of a request; nobody can send one with a # in it."""
-    return f"{key}#{place}" if place else key
 
 
 def _array(row: sa.Row[Any], first: Run, counts: Sequence[sa.Row[Any]]) -> RunArray:

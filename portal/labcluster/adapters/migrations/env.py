@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alembic import context
-from labcluster.adapters.postgres import METADATA
+from labcluster.adapters.tables import METADATA
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA)
 with context.begin_transaction():

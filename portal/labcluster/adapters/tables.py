@@ -1,0 +1,72 @@
+"""The tables of runs, as the newest migration leaves them."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+
+METADATA = sa.MetaData()
+_ACTIVE_SQL = "state IN ('queued', 'starting', 'running')"
+
+COUNTERS = sa.Table(
+    "run_counters",
+    METADATA,
+    sa.Column("project", sa.Text, primary_key=True),
+    sa.Column("last", sa.BigInteger, nullable=False),
+)
+
+RUNS = sa.Table(
+    "runs",
+    METADATA,
+    sa.Column("project", sa.Text, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("trial", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("user", sa.Text, nullable=False),
+    sa.Column("uid", sa.BigInteger, nullable=False),
+    sa.Column("gid", sa.BigInteger, nullable=False),
+    sa.Column("image", sa.Text, nullable=False),
+    sa.Column("image_digest", sa.Text, nullable=False),
+    sa.Column("command", JSONB, nullable=False),
+    sa.Column("workdir", sa.Text, nullable=False),
+    sa.Column("gpus", sa.Integer, nullable=False),
+    sa.Column("cpus", sa.Double, nullable=False),
+    sa.Column("memory", sa.Text, nullable=False),
+    sa.Column("time_seconds", sa.Integer),
+    sa.Column("nodes", sa.Integer, nullable=False),
+    sa.Column("priority", sa.Text, nullable=False),
+    sa.Column("requeue", sa.Boolean, nullable=False),
+    sa.Column("after", JSONB, nullable=False),
+    sa.Column("array_index", sa.Integer),
+    sa.Column("array_size", sa.Integer),
+    sa.Column("env", JSONB, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text),
+    sa.Column("submitted_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("started_at", sa.DateTime(timezone=True)),
+    sa.Column("finished_at", sa.DateTime(timezone=True)),
+    sa.Column("exit_code", sa.Integer),
+    sa.Column("node", sa.Text),
+    sa.Column("job_uid", sa.Text),
+    sa.Column("idempotency_key", sa.Text, nullable=False),
+    sa.Column("fingerprint", sa.Text, nullable=False),
+    sa.UniqueConstraint("user", "idempotency_key", name="runs_user_key"),
+    sa.Index("runs_active", "submitted_at", postgresql_where=sa.text(_ACTIVE_SQL)),
+    sa.Index("runs_submitted", "submitted_at", postgresql_where=sa.text("array_index IS NULL")),
+    sa.Index("runs_finished", "finished_at"),
+)
+
+ARRAYS = sa.Table(
+    "arrays",
+    METADATA,
+    sa.Column("project", sa.Text, primary_key=True),
+    sa.Column("number", sa.BigInteger, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("user", sa.Text, nullable=False),
+    sa.Column("indices", sa.Text, nullable=False),
+    sa.Column("total", sa.Integer, nullable=False),
+    sa.Column("parallel", sa.Integer),
+    sa.Column("submitted_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Index("arrays_submitted", "submitted_at"),
+)
