@@ -8,12 +8,14 @@ from typing import Any
 import httpx
 from anyio import CapacityLimiter
 from anyio.from_thread import BlockingPortal
+from exec_fakes import FakeExec
 from fastapi import FastAPI
 from labcluster.errors import UnreachableError
 from labcluster.models.settings import Admin
+from labcluster.services.access import AccessService, Sessions
 from labcluster.services.authentication import Authenticator, payload
 from labcluster.web.app import create_app
-from labcluster.web.wiring import Administration, Portal
+from labcluster.web.wiring import Administration, Entrance, Portal
 from portal_fakes import FakeMunge
 
 UIDS = {"ada": 20001, "bo": 20002, "labadmin": 10000, "carl": 20077, "nobody": 65534}
@@ -40,6 +42,7 @@ class Site:
     def __init__(self, lab: Any, loop: BlockingPortal, administration: Administration | None = None) -> None:
         self.lab = lab
         self.munge = FakeMunge()
+        self.exec = FakeExec()
         authenticator = Authenticator(
             self.munge,
             lab.cluster,
@@ -57,6 +60,7 @@ class Site:
             check=lab.store.ping,
             public_page=True,
             log_readers=CapacityLimiter(2),
+            entrance=Entrance(AccessService(lab.runs, lab.cluster), self.exec, Sessions(of_one=2, of_all=3)),
         )
         self.client = Client(create_app(self.portal), loop)
         self.count = 0

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import urllib3
 from kubernetes import client, config
@@ -47,6 +48,14 @@ class Stream(Protocol):
     def shutdown(self) -> None: ...
     def release_conn(self) -> None: ...
     def close(self) -> None: ...
+
+
+class SocketTarget(NamedTuple):
+    """What a WebSocket to the apiserver is opened with."""
+
+    url: str
+    headers: dict[str, str]
+    tls: ssl.SSLContext | None
 
 
 class KubeApi:
@@ -101,6 +110,19 @@ class KubeApi:
         """A GET whose body is read while it arrives; the caller closes it."""
         timeout = (3.05, idle_timeout)
         return cast(Stream, self._send("GET", path, query, None, "application/json", user, timeout))
+
+    def socket(self, path: str, *, user: str, group: str) -> SocketTarget:
+        """How to open a path as a WebSocket in the name of a user, with one group beside his name."""
+        configuration = self._client.configuration
+        tls = None
+        if configuration.host.startswith("https://"):
+            tls = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
+            if configuration.cert_file:
+                tls.load_cert_chain(configuration.cert_file, configuration.key_file)
+        headers = {"Impersonate-User": user, "Impersonate-Group": group}
+        for setting in configuration.auth_settings().values():
+            headers[setting["key"]] = setting["value"]
+        return SocketTarget(re.sub("^http", "ws", configuration.host) + path, headers, tls)
 
     def get(self, path: str, *, user: str | None = None) -> Json:
         """One object."""
@@ -175,7 +197,13 @@ class KubeApi:
 
 def failure(error: ApiException) -> LabclusterError:
     """What the apiserver's refusal means in our own tree."""
-    message = str(error.body or error.reason or "no reason given")
+    return failure_of(error.status, error.reason, error.body)
+
+
+def failure_of(code: int | None, phrase: str | None, body: str | bytes | None) -> LabclusterError:
+    """The same, of the parts of an HTTP answer."""
+    text = body.decode("utf-8", "replace") if isinstance(body, bytes) else body
+    message = str(text or phrase or "no reason given")
     reason = ""
     try:
         status = json.loads(message)
@@ -185,17 +213,17 @@ def failure(error: ApiException) -> LabclusterError:
         pass
     if sentence(message) != message:
         return NotAllowedError(sentence(message))
-    if error.status == 404:
+    if code == 404:
         return NotFoundError(message)
-    if error.status == 409:
+    if code == 409:
         return ConflictError(message)
-    if error.status in (401, 403):
+    if code in (401, 403):
         return NotAllowedError(message)
-    if error.status in (400, 422) and reason != "Expired":
+    if code in (400, 422) and reason != "Expired":
         return UsageError(message)
-    if error.status == 410:
+    if code == 410:
         return GoneError(message)
-    return UnreachableError(f"the Kubernetes API cannot do this now ({error.status}): {message}")
+    return UnreachableError(f"the Kubernetes API cannot do this now ({code}): {message}")
 
 
 def sentence(message: str) -> str:

@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode, urlsplit
 
 from labcluster.adapters import munge_client
@@ -28,6 +28,15 @@ Json = Any
 
 class BrokenConnectionError(UnreachableError):
     """The connection ended after the request was sent: whether it was carried out is not known."""
+
+
+class SocketRequest(NamedTuple):
+    """What a WebSocket to the portal is opened with."""
+
+    url: str
+    target: str
+    headers: dict[str, str]
+    tls: ssl.SSLContext
 
 
 class Portal:
@@ -130,11 +139,20 @@ class Portal:
             self.close()
             raise BrokenConnectionError(f"the connection to {self.url} broke ({_reason(error)})") from None
 
-    def _ask(self, method: str, target: str, body: bytes) -> http.client.HTTPResponse:
+    def socket(self, path: str, query: Mapping[str, Any] | None = None) -> SocketRequest:
+        """How to open a path as a WebSocket."""
+        target = _target(path, query)
+        url = self.url.replace("https://", "wss://", 1) + target
+        return SocketRequest(url, target, {"Authorization": self._proof("GET", target, b"")}, self._tls())
+
+    def _proof(self, method: str, target: str, body: bytes) -> str:
         digest = hashlib.sha256(body).hexdigest()
         payload = f"labcluster:{self._cluster}\n{method} {target}\n{digest}"
+        return f"Munge {self._credential(payload.encode())}"
+
+    def _ask(self, method: str, target: str, body: bytes) -> http.client.HTTPResponse:
         headers = {
-            "Authorization": f"Munge {self._credential(payload.encode())}",
+            "Authorization": self._proof(method, target, body),
             "Accept": "application/json, application/problem+json",
         }
         if body:
@@ -155,12 +173,8 @@ class Portal:
             return self._connection
         address = urlsplit(self.url)
         nothing = "nothing was accepted; try again in a minute, then tell your administrator"
-        try:
-            context = ssl.create_default_context(cafile=self._ca)
-        except OSError as error:
-            raise LabclusterError(f"the site's CA certificate {self._ca}: {_reason(error)}") from None
         connection = http.client.HTTPSConnection(
-            address.hostname or "", address.port, timeout=_CONNECT_SECONDS, context=context
+            address.hostname or "", address.port, timeout=_CONNECT_SECONDS, context=self._tls()
         )
         try:
             connection.connect()
@@ -179,9 +193,21 @@ class Portal:
         self._connection = connection
         return connection
 
+    def _tls(self) -> ssl.SSLContext:
+        try:
+            return ssl.create_default_context(cafile=self._ca)
+        except OSError as error:
+            raise LabclusterError(f"the site's CA certificate {self._ca}: {_reason(error)}") from None
+
     def _error(self, method: str, target: str, answer: http.client.HTTPResponse) -> LabclusterError:
-        text = answer.read()
-        if (answer.getheader("Content-Type") or "").startswith("application/problem+json"):
+        kind = answer.getheader("Content-Type") or ""
+        return self.refusal(method, target, answer.status, answer.reason, kind, answer.read())
+
+    def refusal(
+        self, method: str, target: str, status: int, phrase: str, kind: str, text: bytes
+    ) -> LabclusterError:
+        """What an answer says that is not the wanted one; `kind` is its content type."""
+        if kind.startswith("application/problem+json"):
             try:
                 error = from_problem(json.loads(text))
             except (ValueError, AttributeError):
@@ -190,8 +216,8 @@ class Portal:
                 if isinstance(error, UnreachableError) and method != "GET" and "accepted" not in error.detail:
                     return UnreachableError(f"{error.detail}: nothing was accepted, try again in a minute")
                 return error
-        where = f"{self.url} answered {answer.status} {answer.reason} to {method} {target}"
-        if answer.status in (502, 503, 504):
+        where = f"{self.url} answered {status} {phrase} to {method} {target}"
+        if status in (502, 503, 504):
             return UnreachableError(f"{where}: nothing was accepted, try again in a minute")
         return LabclusterError(f"{where}: tell your administrator")
 

@@ -24,6 +24,16 @@ SECTIONS = {
         "show": ("labcluster.cli.show", "Show all that is known about a run."),
         "logs": ("labcluster.cli.logs", "Print what a run printed."),
         "cancel": ("labcluster.cli.cancel", "End runs that wait or run."),
+        "shell": ("labcluster.cli.shell", "Open a shell inside your running run, or run a command there."),
+        "attach": (
+            "labcluster.cli.attach",
+            "Follow a run's output until its end, and end with its exit status.",
+        ),
+        "forward": (
+            "labcluster.cli.forward",
+            "Make ports of your running run reachable on this machine, until Ctrl-C or the run's end.",
+        ),
+        "proxy": ("labcluster.cli.proxy", "Carry one ssh connection into a run; for ssh's ProxyCommand."),
     },
     "Cluster": {
         "queue": ("labcluster.cli.queue", "Show what runs and what waits, and why."),

@@ -46,6 +46,11 @@ def main() -> None:
         server_header=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=5,
+        # WebSockets carry ssh, whose bytes are random; a suspended client may be silent for long.
+        ws_per_message_deflate=False,
+        ws_max_size=1 << 20,
+        ws_ping_interval=20.0,
+        ws_ping_timeout=120.0,
         log_config=None,
     )
 

@@ -13,7 +13,7 @@ from fastapi.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labcluster.errors import LabclusterError, UsageError
-from labcluster.web import admin, api, pages, problems
+from labcluster.web import access, admin, api, pages, problems
 from labcluster.web.wiring import Portal, PortalOf
 
 MAX_BODY = 1024 * 1024
@@ -45,6 +45,7 @@ def create_app(portal: Portal) -> FastAPI:
     )
     app.state.portal = portal
     app.include_router(api.router)
+    app.include_router(access.router)
     app.include_router(admin.router)
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))

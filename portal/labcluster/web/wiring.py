@@ -10,7 +10,9 @@ from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.security import APIKeyHeader
+from starlette.requests import HTTPConnection
 
+from labcluster.adapters.exec import KubeExec
 from labcluster.adapters.kube import KubeApi, KubeJobs, KubeLogs
 from labcluster.adapters.ldap import LdapDirectory
 from labcluster.adapters.munge import MungeDecoder
@@ -21,8 +23,10 @@ from labcluster.adapters.view import KubeView
 from labcluster.errors import NotAllowedError, UnreachableError
 from labcluster.models.callers import Caller
 from labcluster.models.settings import PortalSettings
+from labcluster.services.access import AccessService, ExecApi, Sessions
 from labcluster.services.authentication import Authenticator
 from labcluster.services.jobs import CONTAINER
+from labcluster.services.manifests import SHELL_GROUP
 from labcluster.services.members import CachedDirectory, DirectoryStore
 from labcluster.services.projects import ProjectStore
 from labcluster.services.runs import RunService
@@ -48,6 +52,15 @@ class Administration:
 
 
 @dataclass(frozen=True)
+class Entrance:
+    """What lets people into their runs."""
+
+    access: AccessService
+    exec: ExecApi
+    sessions: Sessions
+
+
+@dataclass(frozen=True)
 class Portal:
     """All that the routes use."""
 
@@ -60,6 +73,7 @@ class Portal:
     check: Callable[[], None]
     public_page: bool
     log_readers: CapacityLimiter
+    entrance: Entrance
 
 
 def build(settings: PortalSettings) -> Portal:
@@ -121,6 +135,7 @@ def build(settings: PortalSettings) -> Portal:
         check=check,
         public_page=settings.public_page,
         log_readers=CapacityLimiter(_MAX_LOG_READERS),
+        entrance=Entrance(AccessService(runs, view), KubeExec(api, SHELL_GROUP), Sessions()),
     )
 
 
@@ -141,14 +156,19 @@ _HEADER = APIKeyHeader(
 )
 
 
+def target_of(connection: HTTPConnection) -> str:
+    """Path and query as they were sent."""
+    scope = connection.scope
+    target: str = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
+    if scope["query_string"]:
+        target += "?" + scope["query_string"].decode("latin-1")
+    return target
+
+
 async def caller_of(request: Request, authorization: Annotated[str | None, Depends(_HEADER)]) -> Caller:
     """The proven caller of a request."""
     portal_of(request).require_view()
-    scope = request.scope
-    target = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
-    if scope["query_string"]:
-        target += "?" + scope["query_string"].decode("latin-1")
-    body = await request.body()
+    target, body = target_of(request), await request.body()
     authenticate = portal_of(request).authenticator.authenticate
     return await run_in_threadpool(authenticate, authorization, request.method, target, body)
 
