@@ -12,7 +12,7 @@ readonly MIN_DISK_MIB=$((32 * 1024))
 # What is built already no longer has to fit.
 readonly MIN_DISK_BUILT_MIB=$((12 * 1024))
 # Started by tests as processes of their own; never as this machine's services.
-readonly TEST_SERVERS=(slapd munge postgresql)
+readonly TEST_SERVERS=(slapd munge postgresql docker-registry)
 PACKAGES=(
   podman runc netavark aardvark-dns buildah mmdebstrap skopeo uidmap iptables nftables iproute2
   gcc make git libc6-dev libldap-dev libsasl2-dev python3-dev python3-venv openssh-client

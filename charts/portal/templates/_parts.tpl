@@ -21,6 +21,7 @@ labels:
   "database" (dict "host" (printf "postgresql.%s" $svc) "password_file" "/etc/labcluster/database/password" "ca_file" $ca)
   "registry" (dict
     "host" $v.registry "url" (printf "https://registry.%s:5000" $svc) "ca_file" $ca
+    "token_url" (printf "https://registry.%s:5001" $svc)
     "username_file" "/etc/labcluster/registry/username" "password_file" "/etc/labcluster/registry/password")
   "ldap" (dict
     "uri" (printf "ldaps://openldap.%s" $svc) "base_dn" $v.ldap.baseDn

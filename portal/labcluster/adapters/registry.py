@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar, cast
 
 import httpx
@@ -30,8 +30,65 @@ _STALE_SECONDS = 3600.0
 _MAX_ENTRIES = 10_000
 
 
+class TokenAuth(httpx.Auth):
+    """Docker's token authentication: a token for each repository, kept until half its time is over.
+
+    The registry says itself where tokens are to be had, but by its public name, which pods cannot look up;
+    the address comes from the settings.
+    """
+
+    requires_response_body = True
+
+    def __init__(
+        self,
+        url: str,
+        service: str,
+        username: str,
+        password: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._service = service
+        self._basic = httpx.BasicAuth(username, password)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kept: dict[str, tuple[float, str]] = {}
+
+    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Add the token, after asking for one if need be; one that is refused is asked for anew."""
+        scope = _scope(request)
+        token = self._token(scope)
+        if token is None:
+            token = yield from self._ask(scope)
+        request.headers["Authorization"] = f"Bearer {token}"
+        answer = yield request
+        if answer.status_code == 401 and token:
+            token = yield from self._ask(scope)
+            request.headers["Authorization"] = f"Bearer {token}"
+            yield request
+
+    def _token(self, scope: str) -> str | None:
+        with self._lock:
+            until, token = self._kept.get(scope, (0.0, ""))
+            return token if self._clock() < until else None
+
+    def _ask(self, scope: str) -> Generator[httpx.Request, httpx.Response, str]:
+        params = {"service": self._service, **({"scope": scope} if scope else {})}
+        asking = httpx.Request("GET", f"{self._url}/token", params=params)
+        answer = yield next(self._basic.auth_flow(asking))
+        answer.read()
+        if answer.status_code != 200:
+            raise UnreachableError(f"the registry's token service answers with HTTP {answer.status_code}")
+        content = answer.json()
+        with self._lock:
+            if len(self._kept) >= _MAX_ENTRIES:
+                self._kept.clear()
+            self._kept[scope] = (self._clock() + content["expires_in"] / 2, content["token"])
+        return str(content["token"])
+
+
 class HttpRegistry:
-    """A registry that speaks the distribution protocol, with basic authentication."""
+    """A registry that speaks the distribution protocol."""
 
     def __init__(
         self,
@@ -46,7 +103,7 @@ class HttpRegistry:
             username = settings.username_file.read_text().strip()
             password = settings.password_file.read_text().strip()
             client = httpx.Client(
-                auth=(username, password),
+                auth=TokenAuth(settings.token_url, settings.host, username, password),
                 verify=_context(settings),
                 timeout=httpx.Timeout(5.0, connect=2.0),
                 limits=httpx.Limits(max_keepalive_connections=8, keepalive_expiry=120.0),
@@ -125,6 +182,17 @@ class HttpRegistry:
         if answer.is_error:
             raise UnreachableError(f"the registry {self._url} answers with HTTP {answer.status_code}")
         return answer
+
+
+def _scope(request: httpx.Request) -> str:
+    path = request.url.path.removeprefix("/v2/")
+    if path == "_catalog":
+        return "registry:catalog:*"
+    for part in ("/manifests/", "/tags/", "/blobs/"):
+        if part in path:
+            action = "pull" if request.method in ("GET", "HEAD") else "*"
+            return f"repository:{path.rpartition(part)[0]}:{action}"
+    return ""
 
 
 def _context(settings: RegistrySettings) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 DEFAULT_PATH = Path("/etc/labcluster/portal.json")
+TOKENS_PATH = Path("/etc/labcluster/registry-tokens.json")
 
 
 class _Section(BaseModel):
@@ -38,6 +39,7 @@ class RegistrySettings(_Section):
 
     host: str = Field(description="host:port as it stands in image references")
     url: str = Field(description="where we reach it; in the cluster its Service")
+    token_url: str = Field(description="its token service, likewise")
     username_file: Path
     password_file: Path
     ca_file: Path
@@ -51,6 +53,26 @@ class LdapSettings(_Section):
     bind_dn: str
     password_file: Path
     ca_file: Path
+
+
+class RegistryTokenSettings(_Section):
+    """The registry's token service: a file of its own, read where `PortalSettings` is not."""
+
+    registry: str = Field(description="host:port as it stands in image references")
+    issuer: str = Field(description="as it stands in the registry's own configuration")
+    key_file: Path
+    certificate_file: Path
+    cluster_password_file: Path = Field(description="of account `cluster`, which may do everything")
+    node_password_file: Path = Field(description="of account `node`, which may pull everything")
+    ldap: LdapSettings
+    storage: Path = Field(description="the registry's storage, to read")
+    kubeconfig: Path | None = Field(None, description="only outside a cluster")
+
+    @classmethod
+    def load(cls, path: Path | None = None) -> RegistryTokenSettings:
+        """As `PortalSettings.load`."""
+        file = path or Path(os.environ.get("LABCLUSTER_CONFIG", str(TOKENS_PATH)))
+        return cls.model_validate_json(file.read_bytes())
 
 
 class JobSettings(_Section):

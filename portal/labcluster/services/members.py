@@ -22,7 +22,7 @@ from labcluster.models.members import (
 _SYSTEM_NAMES = """
     root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc gnats nobody sshd
     munge sssd chrony messagebus systemd-network systemd-resolve systemd-timesync postgres openldap etcd
-    kube labadmin admin cluster common labcluster
+    kube labadmin admin cluster node common labcluster
 """
 _RESERVED = frozenset(_SYSTEM_NAMES.split())
 

@@ -14,6 +14,7 @@ from labcluster.models.settings import RegistrySettings
 SETTINGS = RegistrySettings(
     host="registry.lab.internal:5000",
     url="https://registry.labcluster.svc:5000",
+    token_url="https://registry.labcluster.svc:5001",
     username_file=Path("/nonexistent"),
     password_file=Path("/nonexistent"),
     ca_file=Path("/nonexistent"),

@@ -16,6 +16,7 @@ import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -34,6 +35,7 @@ class Content:
     blobs: dict[tuple[str, str], bytes] = field(default_factory=dict)
     manifests: dict[tuple[str, str], bytes] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
+    token_seconds: int = 300
 
 
 def digest_of(data: bytes) -> str:
@@ -58,13 +60,18 @@ def handler(content: Content) -> type[http.server.BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             target = urllib.parse.urlsplit(self.path)
             query = dict(urllib.parse.parse_qsl(target.query))
+            if target.path == "/token":
+                self.token(urllib.parse.parse_qs(target.query))
+                return
             repository, _, rest = target.path.removeprefix("/v2/").rpartition("/blobs/")
             if not repository:
                 repository, _, rest = target.path.removeprefix("/v2/").rpartition("/manifests/")
                 self.manifest(repository, rest, body)
                 return
             content.calls.append(f"{self.command} blob")
-            if self.headers["Authorization"] != f"Basic {CREDENTIAL}":
+            wanted = {repository: "pull" if self.command == "HEAD" else "push"}
+            wanted |= {query["from"]: "pull"} if "from" in query else {}
+            if not all(self.may(name, action) for name, action in wanted.items()):
                 self.answer(401)
             elif self.command == "HEAD":
                 self.answer(200 if (repository, rest) in content.blobs else 404)
@@ -79,9 +86,31 @@ def handler(content: Content) -> type[http.server.BaseHTTPRequestHandler]:
                 content.blobs[repository, query["digest"]] = body
                 self.answer(201)
 
+        def token(self, query: dict[str, list[str]]) -> None:
+            """A token is the scopes themselves, as this registry is only there to be asked."""
+            content.calls.append("GET token")
+            if self.headers["Authorization"] != f"Basic {CREDENTIAL}":
+                self.answer(401)
+                return
+            assert query["service"] == ["registry.lab.internal:5000"]
+            text = base64.b64encode(" ".join(query["scope"]).encode()).decode()
+            body = json.dumps({"token": text, "expires_in": content.token_seconds}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def may(self, repository: str, action: str) -> bool:
+            scheme, _, token = (self.headers["Authorization"] or "").partition(" ")
+            scopes = base64.b64decode(token).decode().split() if scheme == "Bearer" else []
+            return any(
+                scope.startswith(f"repository:{repository}:") and action in scope.split(":")[2].split(",")
+                for scope in scopes
+            )
+
         def manifest(self, repository: str, tag: str, body: bytes) -> None:
             content.calls.append(f"{self.command} manifest")
-            if self.headers["Authorization"] != f"Basic {CREDENTIAL}":
+            if not self.may(repository, "push" if self.command == "PUT" else "pull"):
                 self.answer(401)
                 return
             if self.command == "PUT":
@@ -93,7 +122,7 @@ def handler(content: Content) -> type[http.server.BaseHTTPRequestHandler]:
                 status = 201 if self.command == "PUT" else 200
                 self.answer(status, Docker_Content_Digest=digest_of(found))
 
-        do_HEAD = do_POST = do_PUT = serve  # noqa: N815 (names of the standard library)
+        do_GET = do_HEAD = do_POST = do_PUT = serve  # noqa: N815 (names of the standard library)
 
     return Handler
 
@@ -150,11 +179,17 @@ def address(content: Content, certificate: Path) -> Iterator[str]:
     server.server_close()
 
 
+def client(address: str, authority: Path, password: str = "secret") -> Any:
+    token_url, service = f"https://{address}/token", "registry.lab.internal:5000"
+    return module.Registry(address, str(authority), "cluster", password, token_url, service, patience=0)
+
+
 @pytest.fixture
 def registry(address: str, certificate: Path) -> Iterator[object]:
-    found = module.Registry(address, str(certificate), "cluster", "secret", patience=0)
+    found = client(address, certificate)
     yield found
     found.connection.close()
+    found.tokens.close()
 
 
 def image(path: Path, *layers: bytes, damaged: bool = False) -> str:
@@ -171,7 +206,7 @@ def image(path: Path, *layers: bytes, damaged: bool = False) -> str:
     return digest_of(manifest)
 
 
-def test_pushed_image_keeps_its_digest(registry, content: Content, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_pushed_image_keeps_its_digest(registry: Any, content: Content, tmp_path: Path) -> None:
     digest = image(tmp_path / "a.tar", b"base", b"program")
     assert not registry.has("labcluster/a", "1", digest)
     registry.push("labcluster/a", "1", digest, tmp_path / "a.tar")
@@ -180,12 +215,12 @@ def test_pushed_image_keeps_its_digest(registry, content: Content, tmp_path: Pat
     assert b"program" in content.blobs.values()
 
 
-def test_tag_of_another_image_is_not_the_same(registry, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_tag_of_another_image_is_not_the_same(registry: Any, tmp_path: Path) -> None:
     registry.push("labcluster/a", "1", image(tmp_path / "a.tar", b"old"), tmp_path / "a.tar")
     assert not registry.has("labcluster/a", "1", image(tmp_path / "b.tar", b"new"))
 
 
-def test_layer_that_is_there_is_not_sent_again(registry, content: Content, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_layer_that_is_there_is_not_sent_again(registry: Any, content: Content, tmp_path: Path) -> None:
     registry.push("labcluster/a", "1", image(tmp_path / "a.tar", b"base", b"a"), tmp_path / "a.tar")
     content.calls.clear()
     registry.push("labcluster/b", "1", image(tmp_path / "b.tar", b"base", b"b"), tmp_path / "b.tar")
@@ -194,7 +229,7 @@ def test_layer_that_is_there_is_not_sent_again(registry, content: Content, tmp_p
     assert content.blobs["labcluster/b", digest_of(b"base")] == b"base"
 
 
-def test_damaged_archive_is_named(registry, content: Content, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_damaged_archive_is_named(registry: Any, content: Content, tmp_path: Path) -> None:
     digest = image(tmp_path / "a.tar", b"base", damaged=True)
     with pytest.raises(module.PushError, match="make artifacts"):
         registry.push("labcluster/a", "1", digest, tmp_path / "a.tar")
@@ -202,18 +237,28 @@ def test_damaged_archive_is_named(registry, content: Content, tmp_path: Path) ->
 
 
 def test_wrong_password_is_said_so(address: str, certificate: Path) -> None:
-    registry = module.Registry(address, str(certificate), "cluster", "guess", patience=0)
+    registry = client(address, certificate, "guess")
     with pytest.raises(module.PushError, match="refuses the credential"):
         registry.has("labcluster/a", "1", "sha256:0")
-    registry.connection.close()
+    registry.tokens.close()
 
 
 def test_registry_that_is_not_there_is_said_so(certificate: Path) -> None:
-    registry = module.Registry("127.0.0.1:1", str(certificate), "cluster", "secret", patience=0)
+    registry = client("127.0.0.1:1", certificate)
     with pytest.raises(module.PushError, match=r"127\.0\.0\.1:1 does not answer"):
         registry.has("labcluster/a", "1", "sha256:0")
 
 
 def test_missing_authority_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(module.PushError, match="no usable certificate authority"):
-        module.Registry("127.0.0.1:1", str(tmp_path / "ca.crt"), "cluster", "secret", patience=0)
+        client("127.0.0.1:1", tmp_path / "ca.crt")
+
+
+def test_one_token_serves_a_repository_until_half_its_time_is_over(
+    registry: Any, content: Content, tmp_path: Path
+) -> None:
+    registry.push("labcluster/a", "1", image(tmp_path / "a.tar", b"base"), tmp_path / "a.tar")
+    assert content.calls.count("GET token") == 1
+    content.token_seconds = 0
+    registry.push("labcluster/b", "1", image(tmp_path / "b.tar", b"b"), tmp_path / "b.tar")
+    assert content.calls.count("GET token") > 2

@@ -16,7 +16,7 @@ options:
     type: str
     required: true
   ca_file:
-    description: Certificate authority of the registry.
+    description: Certificate authority of the registry and its token service.
     type: path
     required: true
   username:
@@ -25,6 +25,14 @@ options:
     required: true
   password:
     description: The password of O(username).
+    type: str
+    required: true
+  token_url:
+    description: Address of the registry's token service.
+    type: str
+    required: true
+  service:
+    description: Name of the registry in its tokens.
     type: str
     required: true
   images:
@@ -61,6 +69,8 @@ EXAMPLES = r"""
     ca_file: secrets/ca.crt
     username: cluster
     password: "{{ password }}"
+    token_url: https://10.0.0.11:5001/token
+    service: registry.lab.internal:5000
     images:
       - reference: labcluster/portal:0.1.0
         digest: sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
@@ -100,9 +110,9 @@ class PushError(Exception):
 
 
 class Registry:
-    """The HTTP API of one registry, over one kept connection."""
+    """The HTTP API of one registry, over one kept connection, with docker's token authentication."""
 
-    def __init__(self, address, ca_file, username, password, patience):
+    def __init__(self, address, ca_file, username, password, token_url, service, patience):
         self.address = address
         self.patience = patience
         try:
@@ -110,37 +120,71 @@ class Registry:
         except OSError as error:
             raise PushError(f"no usable certificate authority at {ca_file}: {error}") from error
         self.connection = http.client.HTTPSConnection(address, context=context, timeout=TIMEOUT_SECONDS)
-        token = base64.b64encode(f"{username}:{password}".encode()).decode()
-        self.headers = {"Authorization": f"Basic {token}"}
+        self.login = base64.b64encode(f"{username}:{password}".encode()).decode()
+        self.token_url = urllib.parse.urlsplit(token_url)
+        self.service = service
+        self.tokens = http.client.HTTPSConnection(
+            self.token_url.netloc, context=context, timeout=TIMEOUT_SECONDS
+        )
+        # repository -> (its token, until when)
+        self.bearers = {}
+        # repository -> others that its token lets layers be taken over from
+        self.sources = {}
         # Where a layer lies already: from there the registry takes it over without a transfer.
         self.known = {}
 
-    def call(self, method, path, allowed, body=None, headers=None):
-        """(status, headers) of an answer whose status is allowed."""
+    def bearer(self, repository):
+        """A token for one repository, and for those that its layers may be taken from."""
+        token, until = self.bearers.get(repository, ("", 0))
+        if time.monotonic() >= until:
+            # The service takes twenty scopes at once; what a layer is not taken from is sent.
+            self.sources[repository] = sorted(set(self.known.values()) - {repository})[:15]
+            scopes = [f"repository:{repository}:pull,push"]
+            scopes += [f"repository:{name}:pull" for name in self.sources[repository]]
+            query = [("service", self.service), *[("scope", scope) for scope in scopes]]
+            path = f"{self.token_url.path}?{urllib.parse.urlencode(query)}"
+            headers = {"Authorization": f"Basic {self.login}"}
+            answer, text = self.send(self.tokens, "GET", path, None, headers)
+            if answer.status == 401:
+                raise PushError(f"registry {self.address} refuses the credential")
+            if answer.status != 200:
+                raise PushError(f"{self.token_url.geturl()} answered {answer.status} {shorten(text)}")
+            content = json.loads(text)
+            token = content["token"]
+            until = time.monotonic() + content["expires_in"] / 2
+            self.bearers[repository] = (token, until)
+        return token
+
+    def send(self, connection, method, path, body, headers):
+        """(answer, its body); sent again while there is no answer and patience is left."""
         end = time.monotonic() + self.patience
         while True:
             try:
-                self.connection.request(method, path, body=body, headers={**self.headers, **(headers or {})})
-                answer = self.connection.getresponse()
-                text = answer.read()
-                break
+                connection.request(method, path, body=body, headers=headers)
+                answer = connection.getresponse()
+                return answer, answer.read()
             except (OSError, http.client.HTTPException) as error:
-                self.connection.close()
+                connection.close()
                 # Half a body cannot be sent again; the caller starts anew with a fresh run.
                 if isinstance(error, ssl.SSLError) or hasattr(body, "read") or time.monotonic() > end:
                     raise PushError(f"registry {self.address} does not answer: {error}") from error
                 time.sleep(1)
+
+    def call(self, repository, method, path, allowed, body=None, headers=None):
+        """(status, headers) of an answer whose status is allowed."""
+        headers = {"Authorization": f"Bearer {self.bearer(repository)}", **(headers or {})}
+        answer, text = self.send(self.connection, method, path, body, headers)
         if answer.status == 401:
-            raise PushError(f"registry {self.address} refuses the credential")
+            raise PushError(f"registry {self.address} refuses the token of {self.token_url.geturl()}")
         if answer.status not in allowed:
-            said = text.decode(errors="replace").strip()[:300]
-            raise PushError(f"registry {self.address}: {method} {path} answered {answer.status} {said}")
+            said = f"{method} {path} answered {answer.status} {shorten(text)}"
+            raise PushError(f"registry {self.address}: {said}")
         return answer.status, answer.headers
 
     def has(self, repository, tag, digest):
         """Whether the tag is there and means that digest."""
         path = f"/v2/{repository}/manifests/{tag}"
-        status, headers = self.call("HEAD", path, (200, 404), headers={"Accept": MANIFEST_TYPE})
+        status, headers = self.call(repository, "HEAD", path, (200, 404), headers={"Accept": MANIFEST_TYPE})
         return status == 200 and headers.get("Docker-Content-Digest") == digest
 
     def push(self, repository, tag, digest, file):
@@ -152,27 +196,32 @@ class Registry:
                 self.push_blob(repository, blob, archive, file)
         headers = {"Content-Type": content.get("mediaType", MANIFEST_TYPE)}
         path = f"/v2/{repository}/manifests/{tag}"
-        _, answer = self.call("PUT", path, (201,), body=manifest, headers=headers)
+        _, answer = self.call(repository, "PUT", path, (201,), body=manifest, headers=headers)
         got = answer.get("Docker-Content-Digest", digest)
         if got != digest:
             raise PushError(f"{repository}:{tag} became {got} in the registry, not {digest}")
 
     def push_blob(self, repository, blob, archive, file):
         digest = blob["digest"]
-        status, _ = self.call("HEAD", f"/v2/{repository}/blobs/{digest}", (200, 404))
+        status, _ = self.call(repository, "HEAD", f"/v2/{repository}/blobs/{digest}", (200, 404))
         if status == 404:
             start = f"/v2/{repository}/blobs/uploads/"
-            if digest in self.known:
+            if self.known.get(digest) in self.sources[repository]:
                 query = urllib.parse.urlencode({"mount": digest, "from": self.known[digest]})
                 start = f"{start}?{query}"
-            status, headers = self.call("POST", start, (201, 202))
+            status, headers = self.call(repository, "POST", start, (201, 202))
             if status == 202:
                 target = urllib.parse.urlsplit(headers["Location"])
                 query = f"{target.query}&" if target.query else ""
                 path = f"{target.path}?{query}{urllib.parse.urlencode({'digest': digest})}"
                 headers = {"Content-Type": "application/octet-stream", "Content-Length": str(blob["size"])}
-                self.call("PUT", path, (201,), body=open_blob(archive, file, digest), headers=headers)
+                layer = open_blob(archive, file, digest)
+                self.call(repository, "PUT", path, (201,), body=layer, headers=headers)
         self.known[digest] = repository
+
+
+def shorten(text):
+    return text.decode(errors="replace").strip()[:300]
 
 
 def open_blob(archive, file, digest):
@@ -196,6 +245,8 @@ def main():
             "ca_file": {"type": "path", "required": True},
             "username": {"type": "str", "required": True},
             "password": {"type": "str", "required": True, "no_log": True},
+            "token_url": {"type": "str", "required": True},
+            "service": {"type": "str", "required": True},
             "images": {
                 "type": "list",
                 "elements": "dict",
@@ -214,7 +265,13 @@ def main():
     try:
         patience = PATIENCE_OF_CHECK_SECONDS if module.check_mode else PATIENCE_SECONDS
         registry = Registry(
-            given["address"], given["ca_file"], given["username"], given["password"], patience
+            given["address"],
+            given["ca_file"],
+            given["username"],
+            given["password"],
+            given["token_url"],
+            given["service"],
+            patience,
         )
         for image in given["images"]:
             repository, _, tag = image["reference"].rpartition(":")
