@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast, get_args
 
 import click
@@ -201,7 +202,7 @@ def api_page() -> Iterator[str]:
     from labcluster.web.wiring import Portal
 
     # Describing its routes needs no database or cluster behind them.
-    document = create_app(cast(Portal, None)).openapi()
+    document = create_app(cast(Portal, SimpleNamespace(login=None))).openapi()
     yield "# REST API\n\nThe whole document is served at `/api/v1/openapi.json`.\n"
     rows = [
         [

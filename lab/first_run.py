@@ -13,6 +13,7 @@ import argparse
 import io
 import json
 import os
+import secrets
 import shlex
 import subprocess
 import sys
@@ -74,9 +75,9 @@ class Site:
             words += ["-i", str(self.secrets / "users" / f"{user}_ed25519")]
         return [*words, f"{user}@{self.login_name}"]
 
-    def labctl(self, user: str, *words: str) -> str:
+    def labctl(self, user: str, *words: str, stdin: str = "") -> str:
         """The output of one labctl command; raises FirstRunError with its message."""
-        done = self.ssh(user, shlex.join(["labctl", *words]))
+        done = self.ssh(user, shlex.join(["labctl", *words]), stdin=stdin.encode())
         if done.returncode:
             raise FirstRunError(f"{user}: labctl {' '.join(words[:4])}: {done.stderr.decode().strip()}")
         return done.stdout.decode()
@@ -95,6 +96,15 @@ def key_of(site: Site, user: str) -> str:
     return private.with_suffix(".pub").read_text().strip()
 
 
+def password_of(site: Site, user: str) -> str:
+    """A lab user's password, for the portal in a browser; it is made where it is missing."""
+    file = site.secrets / "users" / f"{user}_password"
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(secrets.token_urlsafe(12) + "\n")
+    return file.read_text().strip()
+
+
 def make_people(site: Site) -> None:
     """Projects first, then members, then who is in what."""
     for project in site.people["projects"]:
@@ -103,7 +113,8 @@ def make_people(site: Site) -> None:
         site.labctl(site.admin, *words)
     for member in site.people["members"]:
         words = ["admin", "member", "add", member["name"], "--full-name", member["full_name"]]
-        site.labctl(site.admin, *words, "--ssh-key", key_of(site, member["name"]))
+        words += ["--ssh-key", key_of(site, member["name"]), "--password-stdin"]
+        site.labctl(site.admin, *words, stdin=f"{password_of(site, member['name'])}\n")
         for project in member["projects"]:
             site.labctl(site.admin, "admin", "project", "add-member", project, member["name"])
 
@@ -171,6 +182,7 @@ def report(site: Site, user: str, run: dict[str, Any]) -> None:
   files      {run["directory"]}
              {"  ".join(name.removeprefix("./") for name in files)}
   portal     {site.portal} (on this machine: {site.portal_here})
+             {user}'s password for it: {folder}/users/{user}_password
 
 Next:
   {ssh}

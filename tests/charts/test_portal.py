@@ -22,6 +22,8 @@ def test_settings_are_those_that_the_programs_check(rendered: Any, program: str)
     assert settings.ldap.bind_dn.startswith("cn=portal," if program == "web" else "cn=controller,")
     assert settings.jobs.runner_image.count("@sha256:") == 1
     assert settings.admins[0].uid == 10000
+    # Only the web server logs people in: the controller gets none of its secrets.
+    assert (settings.login is not None) is (program == "web")
 
 
 def test_every_file_of_the_settings_is_mounted(rendered: Any) -> None:
@@ -31,6 +33,8 @@ def test_every_file_of_the_settings_is_mounted(rendered: Any) -> None:
     assert settings.ldap is not None
     files = [settings.database.password_file, settings.registry.username_file, settings.ldap.password_file]
     files += [settings.database.ca_file, settings.munge_socket]
+    assert settings.login is not None
+    files += [settings.login.ca_file, settings.login.secret_file, settings.login.session_key_file]
     web = one(objects, "Deployment", "portal")["spec"]["template"]["spec"]["containers"][0]
     mounts = [mount["mountPath"] for mount in web["volumeMounts"]]
     for file in files:

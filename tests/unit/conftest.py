@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import datetime
+import ipaddress
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import portal_fakes as fakes
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from labcluster.models.callers import Caller
 from labcluster.models.runs import Run, RunRequest
 from labcluster.models.settings import JobSettings, RunLimits
 from labcluster.services import logs
 from labcluster.services.following import RunReconciler
 from labcluster.services.runs import RunService
+from stand_in_dex import StandInDex
 from store_fakes import Clock, FakeStore
 
 JOBS = JobSettings(runner_image=f"{fakes.REGISTRY}/labcluster/runner@{fakes.DIGEST}")
@@ -97,3 +105,43 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Lab:
 def pod_of() -> Callable[..., dict[str, Any]]:
     """Makes a pod of a run."""
     return fakes.pod_of
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that is its own CA, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test portal")])
+    now = datetime.datetime.now(datetime.UTC)
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    folder = tmp_path_factory.mktemp("tls")
+    pem, private = folder / "ca.crt", folder / "tls.key"
+    pem.write_bytes(built.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return pem, private
+
+
+@pytest.fixture
+def dex(certificate: tuple[Path, Path]) -> Iterator[StandInDex]:
+    """A login service on loopback."""
+    with StandInDex.started(certificate) as found:
+        yield found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -10,13 +12,15 @@ from anyio import CapacityLimiter
 from anyio.from_thread import BlockingPortal
 from exec_fakes import FakeExec
 from fastapi import FastAPI
-from labcluster.errors import UnreachableError
-from labcluster.models.settings import Admin
+from labcluster.errors import NotAuthenticatedError, UnreachableError
+from labcluster.models.callers import BrowserLogin, TokenOwner
+from labcluster.models.settings import Admin, LoginSettings
 from labcluster.services.access import AccessService, Sessions
 from labcluster.services.authentication import Authenticator, payload
 from labcluster.web.app import create_app
-from labcluster.web.wiring import Administration, Entrance, Portal
+from labcluster.web.wiring import Administration, Entrance, Login, Portal
 from portal_fakes import FakeMunge
+from starlette.datastructures import Secret
 
 UIDS = {"ada": 20001, "bo": 20002, "labadmin": 10000, "carl": 20077, "nobody": 65534}
 
@@ -27,7 +31,7 @@ class Client:
     def __init__(self, app: FastAPI, loop: BlockingPortal) -> None:
         self._loop = loop
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        self._client = httpx.AsyncClient(transport=transport, base_url="http://portal")
+        self._client = httpx.AsyncClient(transport=transport, base_url="https://portal")
 
     def request(self, method: str, target: str, **options: Any) -> httpx.Response:
         return self._loop.call(lambda: self._client.request(method, target, **options))
@@ -36,19 +40,64 @@ class Client:
         return self.request("GET", target, **options)
 
 
+class FakeDex:
+    """Tokens are `<audience>:<user>`; a login ends well for who brings back what the begin said."""
+
+    def __init__(self) -> None:
+        self.away = False
+
+    def owner(self, token: str, audiences: Collection[str]) -> TokenOwner:
+        audience, _, user = token.partition(":")
+        if audience not in audiences:
+            raise NotAuthenticatedError("the token is not good here")
+        return TokenOwner(user)
+
+    def begin(self) -> tuple[str, BrowserLogin]:
+        return "https://dex/auth?state=s1", BrowserLogin("s1", "n1", "v1")
+
+    def finish(self, login: BrowserLogin, state: str, code: str) -> TokenOwner:
+        if self.away:
+            raise UnreachableError("the login service does not answer")
+        if (login.state, login.nonce, login.verifier) != (state, "n1", "v1"):
+            raise NotAuthenticatedError("this login was begun elsewhere")
+        return TokenOwner(code)
+
+
+LOGIN = LoginSettings(
+    issuer="https://dex",
+    url="https://dex",
+    ca_file=Path("ca.crt"),
+    secret_file=Path("secret"),
+    session_key_file=Path("key"),
+    api_server="https://api:6443",
+    api_ca_file=Path(__file__),
+)
+
+
 class Site:
     """A client that signs what it sends, as labctl does."""
 
-    def __init__(self, lab: Any, loop: BlockingPortal, administration: Administration | None = None) -> None:
+    def __init__(
+        self,
+        lab: Any,
+        loop: BlockingPortal,
+        administration: Administration | None = None,
+        *,
+        public_page: bool = True,
+    ) -> None:
         self.lab = lab
         self.munge = FakeMunge()
         self.exec = FakeExec()
+        self.dex = FakeDex()
         authenticator = Authenticator(
             self.munge,
             lab.cluster,
             {20077: "carl"}.get,
+            {"carl": 20077}.get,
             cluster="lab",
             admins=[Admin(name="labadmin", uid=10000)],
+            tokens=self.dex,
+            audiences=["labctl", "labctl-laptop"],
         )
         self.portal = Portal(
             cluster="lab",
@@ -58,9 +107,10 @@ class Site:
             background=lab.cluster,
             require_view=self._require_view,
             check=lab.store.ping,
-            public_page=True,
+            public_page=public_page,
             log_readers=CapacityLimiter(2),
             entrance=Entrance(AccessService(lab.runs, lab.cluster), self.exec, Sessions(of_one=2, of_all=3)),
+            login=Login(LOGIN, self.dex, Secret("k" * 32)),
         )
         self.client = Client(create_app(self.portal), loop)
         self.count = 0

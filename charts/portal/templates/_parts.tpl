@@ -13,6 +13,13 @@ labels:
 {{- $svc := printf "%s.svc" .root.Release.Namespace -}}
 {{- $limits := dict "max_time_seconds" (int $v.runs.maxTimeSeconds) -}}
 {{- if $v.runs.defaultTimeSeconds }}{{ $_ := set $limits "default_time_seconds" (int $v.runs.defaultTimeSeconds) }}{{ end -}}
+{{- $login := dict
+  "issuer" (printf "https://dex.%s:%d/dex" $v.domain (int $v.login.port))
+  "url" (printf "https://dex.%s:5556/dex" $svc) "ca_file" $ca
+  "secret_file" "/etc/labcluster/login/secret" "session_key_file" "/etc/labcluster/login/session-key"
+  "session_hours" (int $v.login.sessionHours)
+  "api_server" (printf "https://api.%s:6443" $v.domain)
+  "api_ca_file" "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt" -}}
 {{- $admins := list -}}
 {{- range $v.admins }}{{ $admins = append $admins (dict "name" .name "uid" (int .uid)) }}{{ end -}}
 {{- dict
@@ -34,6 +41,7 @@ labels:
   "default_image" $v.defaultImage
   "admins" $admins
   "munge_socket" "/run/munge/munge.socket"
+  "login" (eq .ldapUser "portal" | ternary $login nil)
   "public_page" $v.publicPage
   "pod_egress" $v.network.podEgress
   | toPrettyJson }}

@@ -48,12 +48,15 @@ class Portal:
         cluster: str,
         ca: str,
         credential: Callable[[bytes], str] | None = None,
+        *,
+        bearer: Callable[[], str] | None = None,
         notice: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.url = url.rstrip("/")
         self._cluster = cluster
         self._ca = ca
         self._credential = credential or munge_client.encode
+        self._bearer = bearer
         self._notice = notice
         self._connection: http.client.HTTPSConnection | None = None
 
@@ -146,6 +149,9 @@ class Portal:
         return SocketRequest(url, target, {"Authorization": self._proof("GET", target, b"")}, self._tls())
 
     def _proof(self, method: str, target: str, body: bytes) -> str:
+        """The Authorization header: a token, or munge's word for exactly this request."""
+        if self._bearer is not None:
+            return f"Bearer {self._bearer()}"
         digest = hashlib.sha256(body).hexdigest()
         payload = f"labcluster:{self._cluster}\n{method} {target}\n{digest}"
         return f"Munge {self._credential(payload.encode())}"

@@ -41,6 +41,17 @@ SECTIONS = {
         "images": ("labcluster.cli.images", "List the images that a run may use."),
         "whoami": ("labcluster.cli.whoami", "Show who you are to the cluster, and your projects."),
     },
+    "Access": {
+        "login": (
+            "labcluster.cli.login",
+            "Log in with the name and password of the cluster, in any browser.",
+        ),
+        "logout": ("labcluster.cli.logout", "Forget the login of this machine."),
+        "kubeconfig": (
+            "labcluster.cli.kubeconfig",
+            "Print a kubeconfig with which kubectl works under your own name.",
+        ),
+    },
     "Administration": {
         "admin": ("labcluster.cli.admin", "Manage members and projects (administrators only)."),
         "validate": (

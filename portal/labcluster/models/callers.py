@@ -14,6 +14,22 @@ class Credential:
 
 
 @dataclass(frozen=True)
+class TokenOwner:
+    """Whom a good token of Dex is about, by the directory's name."""
+
+    user: str
+
+
+@dataclass(frozen=True)
+class BrowserLogin:
+    """What a browser that was sent to Dex must bring back: kept in its session until then."""
+
+    state: str
+    nonce: str
+    verifier: str
+
+
+@dataclass(frozen=True)
 class Caller:
     """The user behind a request."""
 

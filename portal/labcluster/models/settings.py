@@ -75,6 +75,28 @@ class RegistryTokenSettings(_Section):
         return cls.model_validate_json(file.read_bytes())
 
 
+class ClientIds(_Section):
+    """Dex keeps one refresh token for a person and client: each place that logs in has its own."""
+
+    login_node: str = "labctl"
+    elsewhere: str = "labctl-laptop"
+    portal: str = "portal"
+
+
+class LoginSettings(_Section):
+    """Dex: tokens of people who are not on the login node, and the browser's login."""
+
+    issuer: str = Field(description="as tokens and browsers name it")
+    url: str = Field(description="where we reach it; in the cluster its Service")
+    ca_file: Path
+    clients: ClientIds = ClientIds()
+    secret_file: Path = Field(description="what proves the portal to Dex")
+    session_key_file: Path = Field(description="what signs the sessions of browsers")
+    session_hours: int = Field(12, description="how long a browser stays logged in")
+    api_server: str = Field(description="the Kubernetes API, for `labctl kubeconfig`")
+    api_ca_file: Path
+
+
 class JobSettings(_Section):
     """What every run's Job is made with."""
 
@@ -115,7 +137,8 @@ class PortalSettings(_Section):
     admins: tuple[Admin, ...] = ()
     pod_egress: tuple[OutsideNetwork, ...] = ()
     munge_socket: Path = Path("/run/munge/munge.socket")
-    public_page: bool = True
+    login: LoginSettings | None = None
+    public_page: bool = Field(False, description="whether runs are shown to who has not logged in")
     kubeconfig: Path | None = Field(None, description="only outside a cluster")
 
     @classmethod

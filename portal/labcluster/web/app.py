@@ -10,10 +10,11 @@ from pathlib import Path
 from fastapi import FastAPI, Response
 from fastapi.responses import PlainTextResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labcluster.errors import LabclusterError, UsageError
-from labcluster.web import access, admin, api, pages, problems
+from labcluster.web import access, admin, api, login, pages, problems
 from labcluster.web.wiring import Portal, PortalOf
 
 MAX_BODY = 1024 * 1024
@@ -48,8 +49,18 @@ def create_app(portal: Portal) -> FastAPI:
     app.include_router(access.router)
     app.include_router(admin.router)
     app.include_router(pages.router)
+    app.include_router(login.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     problems.install(app)
+    if portal.login is not None:
+        app.add_middleware(
+            SessionMiddleware,
+            secret_key=portal.login.session_key,
+            session_cookie="__Host-labcluster",
+            max_age=portal.login.settings.session_hours * 3600,
+            same_site="lax",
+            https_only=True,
+        )
     app.add_middleware(Guard)
 
     @app.get("/healthz", include_in_schema=False)

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 from fastapi.templating import Jinja2Templates
 
-from labcluster.errors import LabclusterError
+from labcluster.errors import LabclusterError, NotAllowedError
 from labcluster.models.runs import Run, RunState
-from labcluster.web.wiring import PortalOf
+from labcluster.web.wiring import Portal, PortalOf, session_user
 
 _HERE = Path(__file__).parent
 _ROWS = 100
@@ -48,22 +48,46 @@ templates.env.filters.update(ago=_ago, took=_took, word=_word)
 @router.get("/", response_class=HTMLResponse)
 def start_page(request: Request, portal: PortalOf) -> Response:
     """The list of runs and the state of the nodes; commands and environments are not shown."""
-    context: dict[str, object] = {"cluster": portal.cluster, "public": portal.public_page}
-    status = 200
-    if portal.public_page:
-        try:
-            runs, nodes = portal.runs.recent(_ROWS), portal.runs.nodes()
-            queue = portal.runs.queue()
-        except LabclusterError as error:
-            context["trouble"], status = error.detail, error.http_status
-        else:
-            waiting = sum(item.state is RunState.QUEUED for item in queue)
-            context |= {
-                "runs": runs,
-                "nodes": nodes,
-                "waiting": waiting,
-                "active": len(queue) - waiting,
-                "gpus": sum(node.gpus for node in nodes),
-                "gpus_free": sum(node.gpus - node.gpus_used for node in nodes if node.ready),
-            }
-    return templates.TemplateResponse(request, "start.html", context, status_code=status)
+    context = _frame(request, portal) | {"live": True}
+    if not (portal.public_page or context["user"]):
+        return templates.TemplateResponse(request, "welcome.html", context)
+    try:
+        runs, nodes = portal.runs.recent(_ROWS), portal.runs.nodes()
+        queue = portal.runs.queue()
+    except LabclusterError as error:
+        return trouble_page(request, portal, error, live=True)
+    waiting = sum(item.state is RunState.QUEUED for item in queue)
+    context |= {
+        "runs": runs,
+        "nodes": nodes,
+        "waiting": waiting,
+        "active": len(queue) - waiting,
+        "gpus": sum(node.gpus for node in nodes),
+        "gpus_free": sum(node.gpus - node.gpus_used for node in nodes if node.ready),
+    }
+    return templates.TemplateResponse(request, "start.html", context)
+
+
+def trouble_page(request: Request, portal: Portal, error: LabclusterError, *, live: bool = False) -> Response:
+    """A page that says what went wrong; a live one keeps trying."""
+    context = _frame(request, portal) | {"trouble": error.detail, "live": live}
+    return templates.TemplateResponse(request, "trouble.html", context, status_code=error.http_status)
+
+
+def _frame(request: Request, portal: Portal) -> dict[str, object]:
+    """What every page shows around its content."""
+    return {"cluster": portal.cluster, "user": _user(request, portal), "login": portal.login is not None}
+
+
+def _user(request: Request, portal: Portal) -> str | None:
+    """Whose session this is, if he still is a member."""
+    user = session_user(request)
+    if user is None:
+        return None
+    try:
+        portal.require_view()
+        return portal.authenticator.member(user).user
+    except NotAllowedError:
+        return None
+    except LabclusterError:
+        return user  # whether he still is one cannot be seen now; nor can anything else

@@ -26,7 +26,7 @@ def respond(error: LabclusterError) -> JSONResponse:
     """The problem document of an error."""
     headers = {}
     if isinstance(error, NotAuthenticatedError):
-        headers["WWW-Authenticate"] = "Munge"
+        headers["WWW-Authenticate"] = "Munge, Bearer"
     if isinstance(error, UnreachableError):
         headers["Retry-After"] = "2"
     return JSONResponse(error.problem(), error.http_status, headers, media_type=MEDIA_TYPE)

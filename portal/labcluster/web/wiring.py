@@ -5,26 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Protocol
+from urllib.parse import urlsplit
 
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.security import APIKeyHeader
+from fastapi.security import APIKeyHeader, HTTPBearer
+from starlette.datastructures import Secret
 from starlette.requests import HTTPConnection
 
 from labcluster.adapters.exec import KubeExec
 from labcluster.adapters.kube import KubeApi, KubeJobs, KubeLogs
 from labcluster.adapters.ldap import LdapDirectory
 from labcluster.adapters.munge import MungeDecoder
+from labcluster.adapters.oidc import DexLogins, DexTokens
 from labcluster.adapters.postgres import PostgresRuns, connect
 from labcluster.adapters.projects import KubeProjects
 from labcluster.adapters.registry import HttpRegistry
 from labcluster.adapters.view import KubeView
 from labcluster.errors import NotAllowedError, UnreachableError
 from labcluster.models.callers import Caller
-from labcluster.models.settings import PortalSettings
+from labcluster.models.settings import LoginSettings, PortalSettings
 from labcluster.services.access import AccessService, ExecApi, Sessions
-from labcluster.services.authentication import Authenticator
+from labcluster.services.authentication import Authenticator, BrowserLogins
 from labcluster.services.jobs import CONTAINER
 from labcluster.services.manifests import SHELL_GROUP
 from labcluster.services.members import CachedDirectory, DirectoryStore
@@ -61,6 +64,15 @@ class Entrance:
 
 
 @dataclass(frozen=True)
+class Login:
+    """How people who are not on the login node prove who they are."""
+
+    settings: LoginSettings
+    browser: BrowserLogins
+    session_key: Secret
+
+
+@dataclass(frozen=True)
 class Portal:
     """All that the routes use."""
 
@@ -74,6 +86,7 @@ class Portal:
     public_page: bool
     log_readers: CapacityLimiter
     entrance: Entrance
+    login: Login | None = None
 
 
 def build(settings: PortalSettings) -> Portal:
@@ -107,6 +120,10 @@ def build(settings: PortalSettings) -> Portal:
         member = administration.cached.read().by_uid(uid) if administration else None
         return member.name if member else None
 
+    def uid_by_user(user: str) -> int | None:
+        member = administration.cached.read().members.get(user) if administration else None
+        return member.uid if member else None
+
     def require_view() -> None:
         """Before its first look at the cluster the portal would deny everybody what is his."""
         late = view.wait_synced(0)
@@ -119,6 +136,7 @@ def build(settings: PortalSettings) -> Portal:
         store.ping()
         require_view()
 
+    tokens, login = _login(settings.login, settings.domain) if settings.login else (None, None)
     return Portal(
         cluster=settings.cluster_name,
         runs=runs,
@@ -126,8 +144,11 @@ def build(settings: PortalSettings) -> Portal:
             MungeDecoder(settings.munge_socket),
             view,
             user_by_uid,
+            uid_by_user,
             cluster=settings.cluster_name,
             admins=settings.admins,
+            tokens=tokens,
+            audiences=(login.settings.clients.login_node, login.settings.clients.elsewhere) if login else (),
         ),
         administration=administration,
         background=view,
@@ -136,7 +157,21 @@ def build(settings: PortalSettings) -> Portal:
         public_page=settings.public_page,
         log_readers=CapacityLimiter(_MAX_LOG_READERS),
         entrance=Entrance(AccessService(runs, view), KubeExec(api, SHELL_GROUP), Sessions()),
+        login=login,
     )
+
+
+def _login(settings: LoginSettings, domain: str) -> tuple[DexTokens, Login]:
+    dex = settings.issuer, settings.url, settings.ca_file
+    tokens = DexTokens(*dex)
+    browser = DexLogins(
+        tokens,
+        *dex,
+        client_id=settings.clients.portal,
+        secret_file=settings.secret_file,
+        redirect_uri=f"https://portal.{domain}/login/callback",
+    )
+    return tokens, Login(settings, browser, Secret(settings.session_key_file.read_text().strip()))
 
 
 def portal_of(request: Request) -> Portal:
@@ -165,12 +200,42 @@ def target_of(connection: HTTPConnection) -> str:
     return target
 
 
-async def caller_of(request: Request, authorization: Annotated[str | None, Depends(_HEADER)]) -> Caller:
+_BEARER = HTTPBearer(
+    scheme_name="Bearer",
+    auto_error=False,
+    description="An id token of Dex for labctl (`labctl login`). Browsers have a session instead.",
+)
+
+
+async def caller_of(
+    request: Request,
+    authorization: Annotated[str | None, Depends(_HEADER)],
+    _: Annotated[object, Depends(_BEARER)],
+) -> Caller:
     """The proven caller of a request."""
-    portal_of(request).require_view()
+    portal = portal_of(request)
+    portal.require_view()
+    if authorization is None and (user := session_user(request)) is not None:
+        require_same_origin(request)
+        return await run_in_threadpool(portal.authenticator.member, user)
     target, body = target_of(request), await request.body()
-    authenticate = portal_of(request).authenticator.authenticate
-    return await run_in_threadpool(authenticate, authorization, request.method, target, body)
+    return await run_in_threadpool(
+        portal.authenticator.authenticate, authorization, request.method, target, body
+    )
+
+
+def session_user(request: Request) -> str | None:
+    """Who has logged in with this browser; the session is signed, and as old as it may be at most."""
+    user = request.session.get("user") if "session" in request.scope else None
+    return user if isinstance(user, str) else None
+
+
+def require_same_origin(request: Request) -> None:
+    """Refuse what another site's page makes a browser with a session send."""
+    if request.method not in ("GET", "HEAD"):
+        origin = urlsplit(request.headers.get("origin", ""))
+        if (origin.scheme, origin.netloc) != ("https", request.headers.get("host")):
+            raise NotAllowedError("this request does not come from a page of the portal")
 
 
 CallerOf = Annotated[Caller, Depends(caller_of)]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import datetime
 import hashlib
 import http.server
-import ipaddress
 import json
 import ssl
 import threading
@@ -17,10 +15,6 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from labcluster.adapters import munge_client
 from labcluster.cli import following, parameters
 from labcluster.cli.main import main
@@ -98,6 +92,7 @@ class FakePortal:
     script: dict[tuple[str, str], list[Answer]] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     credentials: set[str] = field(default_factory=set)
+    tokens: set[str] = field(default_factory=set)
 
     def on(self, method: str, path: str, *answers: Answer) -> None:
         """What to answer to a request."""
@@ -152,6 +147,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _proven(self, body: bytes) -> bool:
         """As the portal: made for exactly this request, and never seen before."""
         scheme, _, credential = self.headers.get("Authorization", "").partition(" ")
+        if scheme == "Bearer":
+            return self.path == "/api/v1/site" or credential in self.portal.tokens
         digest = hashlib.sha256(body).hexdigest()
         expected = f"labcluster:{CLUSTER}\n{self.command} {self.path}\n{digest}".encode()
         fresh = credential not in self.portal.credentials
@@ -179,39 +176,6 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             assert isinstance(chunk, bytes)
             self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
         self.wfile.write(b"0\r\n\r\n")
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that is its own CA, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test portal")])
-    now = datetime.datetime.now(datetime.UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    folder = tmp_path_factory.mktemp("tls")
-    pem, private = folder / "ca.crt", folder / "tls.key"
-    pem.write_bytes(built.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return pem, private
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def test_without_a_credential_nothing_is_said(site: Site, header: str | None) ->
     headers = {} if header is None else {"Authorization": header}
     for target in ("/api/v1/runs", "/api/v1/queue", "/api/v1/nodes", "/api/v1/admin/members"):
         answer = site.client.get(target, headers=headers)
-        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Munge")
+        assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Munge, Bearer")
         assert answer.headers["content-type"] == "application/problem+json"
 
 
