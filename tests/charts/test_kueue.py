@@ -35,4 +35,4 @@ def test_jobs_outside_of_projects_never_wait_for_kueue(rendered: Any) -> None:
 
 def test_jobs_without_queue_are_left_alone(config: dict[str, Any]) -> None:
     assert config["manageJobsWithoutQueueName"] is False
-    assert config["integrations"]["frameworks"] == ["batch/job"]
+    assert config["integrations"]["frameworks"] == ["batch/job", "pod"]

@@ -61,9 +61,9 @@ def test_only_the_role_that_the_controller_fills_lets_anybody_impersonate_people
         for rule in role["rules"]
         if "impersonate" in rule["verbs"] or "*" in rule["verbs"]
     ]
-    # The one group, which opens shells; no user, no service account, no other group.
+    # The groups that open shells and make runs; no user, no service account, no other group.
     assert [(rule["resources"], rule["resourceNames"]) for rule in rules] == [
-        (["groups"], ["labcluster:shell"])
+        (["groups"], ["labcluster:shell", "labcluster:portal"])
     ]
     binding = one(objects, "ClusterRoleBinding", "labcluster-impersonator")
     assert binding["roleRef"]["name"] == "labcluster-impersonator"

@@ -1,6 +1,7 @@
 {{/*
 The rules, one sentence each. A rule names itself in brackets, so that users can look it up and tests can
-tell which one refused. Context: one entry of identity.kinds, with `registry`.
+tell which one refused; docs/reference/admission.md lists them. Context: one entry of identity.kinds, with `registry`.
+Who and in which queue is here, what a pod may be in _rules_pod.tpl.
 */}}
 {{- define "identity.rules" -}}
 # -- who
@@ -8,9 +9,9 @@ tell which one refused. Context: one entry of identity.kinds, with `registry`.
   messageExpression: >-
     "[identity/member] the label labcluster.internal/user must name a member of project " + variables.project
     + ", but " + (variables.user == "" ? "it is missing" : "'" + variables.user + "' is none")
-- expression: "!(request.userInfo.username in variables.members) || variables.user == request.userInfo.username"
+- expression: "variables.platform || variables.user == variables.requester"
   messageExpression: >-
-    "[identity/own-name] " + request.userInfo.username + " may run things under no name but his own"
+    "[identity/own-name] " + variables.requester + " may run things under no name but his own"
 - expression: >-
     variables.podUser == variables.user
     && object.metadata.?labels[?"labcluster.internal/project"].orValue(variables.project) == variables.project
@@ -20,113 +21,87 @@ tell which one refused. Context: one entry of identity.kinds, with `registry`.
     oldObject == null
     || oldObject.metadata.?labels[?"labcluster.internal/user"] == object.metadata.?labels[?"labcluster.internal/user"]
   message: "[identity/labels] the label labcluster.internal/user cannot be changed"
-# -- under which ids
-- expression: >-
-    variables.security.?runAsUser.orValue(-1) == variables.uid
-    && variables.containers.all(c, c.?securityContext.?runAsUser.orValue(variables.uid) == variables.uid)
-  messageExpression: >-
-    "[identity/uid] every container must run as uid " + string(variables.uid) + ", the one of " + variables.user
-    + " in LDAP: leave runAsUser out"
-- expression: >-
-    variables.security.?runAsGroup.orValue(-1) == variables.gid
-    && variables.security.?fsGroup.orValue(variables.gid) == variables.gid
-    && variables.containers.all(c, c.?securityContext.?runAsGroup.orValue(variables.gid) == variables.gid)
-  messageExpression: >-
-    "[identity/gid] every container must run as gid " + string(variables.gid) + ", the one of project "
-    + variables.project + ": leave runAsGroup and fsGroup out"
-- expression: >-
-    variables.security.?supplementalGroups.orValue([]) == variables.groups
-    && variables.security.?supplementalGroupsPolicy.orValue("Merge") == "Strict"
-  messageExpression: >-
-    "[identity/groups] the supplemental groups must be those of " + variables.user
-    + " in LDAP, with supplementalGroupsPolicy Strict: leave both out"
-- expression: >-
-    variables.security.?runAsNonRoot.orValue(false)
-    && variables.containers.all(c, c.?securityContext.?runAsNonRoot.orValue(true))
-  message: "[identity/root] no container may run as root"
-- expression: >-
-    variables.spec.?serviceAccountName.orValue("default") == "default"
-    && variables.spec.?serviceAccount.orValue("default") == "default"
-    && !variables.spec.?automountServiceAccountToken.orValue(true)
-  message: "[identity/service-account] pods run under no Kubernetes service account: leave serviceAccountName and automountServiceAccountToken out"
-# -- with which rights on the node
-- expression: >-
-    !variables.spec.?hostNetwork.orValue(false) && !variables.spec.?hostPID.orValue(false)
-    && !variables.spec.?hostIPC.orValue(false) && variables.spec.?hostUsers.orValue(true)
-    && variables.containers.all(c, c.?ports.orValue([]).all(p, p.?hostPort.orValue(0) == 0))
-  message: "[node/namespaces] the node's network, process, IPC and user namespaces and its ports may not be used"
-- expression: >-
-    variables.containers.all(c, !c.?securityContext.?privileged.orValue(false)
-    && !c.?securityContext.?allowPrivilegeEscalation.orValue(true))
-  message: "[node/privileged] containers may neither be privileged nor gain privileges: allowPrivilegeEscalation must be false"
-- expression: >-
-    variables.containers.all(c, c.?securityContext.?capabilities.?add.orValue([]).size() == 0
-    && c.?securityContext.?capabilities.?drop.orValue([]).exists(n, n == "ALL"))
-  message: "[node/capabilities] containers may add no capability and must drop ALL"
-- expression: >-
-    variables.security.?seccompProfile.?type.orValue("") == "RuntimeDefault"
-    && !has(variables.security.sysctls) && !has(variables.security.seLinuxOptions)
-    && !has(variables.security.windowsOptions)
-    && variables.security.?appArmorProfile.?type.orValue("RuntimeDefault") == "RuntimeDefault"
-    && variables.containers.all(c, c.?securityContext.?seccompProfile.?type.orValue("RuntimeDefault") == "RuntimeDefault"
-    && c.?securityContext.?appArmorProfile.?type.orValue("RuntimeDefault") == "RuntimeDefault"
-    && c.?securityContext.?procMount.orValue("Default") == "Default"
-    && !c.?securityContext.?seLinuxOptions.hasValue() && !c.?securityContext.?windowsOptions.hasValue())
-  message: "[node/confinement] seccomp, AppArmor, SELinux, sysctls and /proc must be left as they are"
-- expression: >-
-    !has(variables.spec.nodeName) || (oldObject != null && {{ .old }}.?spec.?nodeName.orValue("") == variables.spec.nodeName)
-  message: "[node/name] the scheduler chooses the node: leave nodeName out"
-- expression: >-
-    variables.spec.?schedulerName.orValue("default-scheduler") == "default-scheduler"
-    && !has(variables.spec.runtimeClassName)
-  message: "[node/scheduler] schedulerName and runtimeClassName must be left out"
-- expression: >-
-    variables.spec.?tolerations.orValue([]).all(t, t.?key.orValue("") != ""
-    && !t.key.startsWith("node-role.kubernetes.io/") && !t.key.startsWith("labcluster.internal/"))
-  message: "[node/tolerations] pods may not tolerate the taints of the control plane, nor all taints"
-- expression: >-
-    variables.spec.?priorityClassName.orValue("") == "" || variables.spec.priorityClassName.startsWith("labcluster-")
-  message: "[queue/priority] only the priority classes labcluster-… may be used"
-# -- what it sees
-- expression: >-
-    variables.spec.?volumes.orValue([]).all(v, has(v.emptyDir) || has(v.downwardAPI)
-    || v.?persistentVolumeClaim.?claimName.orValue("") == "lab"
-    || v.?configMap.?name.orValue("") == "labcluster-passwd")
-    && variables.containers.all(c, c.?volumeDevices.orValue([]).size() == 0)
-  message: "[storage/volumes] a volume may only be the claim 'lab' (the shared tree), an emptyDir or a downwardAPI: no hostPath, no nfs, no other claim, no Secret"
-- expression: >-
-    variables.containers.all(c, c.?envFrom.orValue([]).all(e, !has(e.secretRef))
-    && c.?env.orValue([]).all(e, !e.?valueFrom.?secretKeyRef.hasValue()))
-  message: "[storage/secrets] Kubernetes Secrets cannot be read by runs"
-- expression: >-
-    variables.containers.all(c, c.image.startsWith("{{ .registry }}/common/")
-    || c.image.startsWith("{{ .registry }}/" + variables.project + "/")
-    || c.image.startsWith("{{ .registry }}/labcluster/runner@") || c.image.startsWith("{{ .registry }}/labcluster/runner:")
-    || variables.images.exists(i, c.image == i || c.image.startsWith(i + ":") || c.image.startsWith(i + "@") || c.image.startsWith(i + "/")))
-  messageExpression: >-
-    "[image/registry] images must come from {{ .registry }}/common/ or {{ .registry }}/" + variables.project + "/"
-# -- which GPUs
-- expression: >-
-    variables.containers.all(c, c.?env.orValue([]).all(e, e.name != "NVIDIA_VISIBLE_DEVICES"
-    || (!c.?resources.?limits[?"nvidia.com/gpu"].hasValue() && e.?value.orValue("") == "void")))
-    && variables.containers.all(c, c.?resources.?limits[?"nvidia.com/gpu"].hasValue()
-    || c.?env.orValue([]).exists(e, e.name == "NVIDIA_VISIBLE_DEVICES" && e.?value.orValue("") == "void"))
-    && {{ .template }}.?metadata.?annotations.orValue({}).all(k, !k.startsWith("cdi.k8s.io/"))
-    && variables.spec.?resourceClaims.orValue([]).size() == 0
-  message: "[gpu/devices] GPUs are had by asking for nvidia.com/gpu only: NVIDIA_VISIBLE_DEVICES, CDI annotations and resource claims must be left out"
-- expression: "variables.gpus <= variables.maxGpus"
-  messageExpression: >-
-    "[gpu/maximum] " + string(variables.gpus) + " GPUs are asked for, but project " + variables.project
-    + " may use " + string(variables.maxGpus) + " at most"
-{{- if .queued }}
+{{ include "identity.rules.metadata" . }}
+{{ include "identity.rules.pod" . }}
 # -- through the queue
-- expression: 'object.metadata.?labels[?"kueue.x-k8s.io/queue-name"].orValue("") == "default"'
+- expression: >-
+    {{ ternary "variables.ofJob || " "" (eq .name "pods") }}{{ .queue }}.?labels[?"kueue.x-k8s.io/queue-name"].orValue("") == "default"
   message: "[queue/label] everything that runs must wait in the project's queue: set the label kueue.x-k8s.io/queue-name to default, and do not change it"
 - expression: >-
-    object.metadata.?labels.orValue({}).all(k, !k.startsWith("kueue.x-k8s.io/")
-    || k in ["kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class", "kueue.x-k8s.io/max-exec-time-seconds"])
-  message: "[queue/label] of Kueue's labels only queue-name, priority-class and max-exec-time-seconds may be set"
-- expression: '!has(object.spec.managedBy) || object.spec.managedBy == "kubernetes.io/job-controller"'
-  message: "[queue/managed-by] managedBy must be left out"
+    {{ .queue }}.?labels[?"kueue.x-k8s.io/priority-class"].orValue("labcluster-normal")
+    in ["labcluster-interactive", "labcluster-normal", "labcluster-low"]
+  message: "[queue/priority] the label kueue.x-k8s.io/priority-class must be labcluster-interactive, labcluster-normal or labcluster-low"
+{{- if eq .name "pods" }}
+- expression: >-
+    request.operation != "CREATE" || (variables.ofJob ? !has(object.spec.schedulingGates)
+    : object.spec.?schedulingGates.orValue([]).exists(g, g.name == "kueue.x-k8s.io/admission")
+    && object.metadata.?labels[?"kueue.x-k8s.io/managed"].orValue("") == "true")
+  message: "[queue/gate] a pod waits for the queue's gate kueue.x-k8s.io/admission: leave schedulingGates out"
+{{- else }}
+- expression: "!has(variables.spec.schedulingGates)"
+  message: "[queue/gate] the queue alone holds pods back: leave schedulingGates out"
 {{- end }}
+{{- if eq .name "jobs" }}
+- expression: >-
+    object.spec.?suspend.orValue(false) || variables.controller || (oldObject != null && !oldObject.spec.?suspend.orValue(false))
+  message: "[queue/suspend] the queue starts Jobs: a Job begins suspended, and nobody else ends that"
+{{- end }}
+{{- if has .name (list "jobs" "cronjobs") }}
+{{- $job := ternary "object.spec" "object.spec.jobTemplate.spec" (eq .name "jobs") }}
+- expression: '{{ $job }}.?managedBy.orValue("kubernetes.io/job-controller") == "kubernetes.io/job-controller"'
+  message: "[queue/managed-by] managedBy must be left out"
+- expression: '!{{ $job }}.?manualSelector.orValue(false)'
+  message: "[queue/selector] a Job selects the pods that it made, and none of others: leave manualSelector and selector out"
+{{- end }}
+{{- if eq .name "statefulsets" }}
+- expression: object.spec.?volumeClaimTemplates.orValue([]).size() == 0
+  message: "[storage/volumes] claims are the controller's: leave volumeClaimTemplates out"
+{{- end }}
+{{- end }}
+
+{{/* Names, labels, annotations and owners, of which other programs believe what they say. */}}
+{{- define "identity.rules.metadata" -}}
+- expression: >-
+    variables.platform || "labcluster:portal" in variables.asks || !object.metadata.name.startsWith("run-")
+  message: "[identity/run-name] names that begin with run- are given by the portal: use labctl submit, or another name"
+- expression: "variables.controller || variables.systemLabels.size() == 0"
+  messageExpression: >-
+    "[identity/system-labels] the label " + variables.systemLabels[0]
+    + " is the system's: of kubernetes.io, k8s.io and labcluster.internal only app.kubernetes.io/…, queue-name, priority-class and max-exec-time-seconds may be set"
+- expression: >-
+    variables.controller || (object.metadata.?ownerReferences.orValue([]).size() == 0
+    && object.metadata.?finalizers.orValue([]).all(f, f == "kueue.x-k8s.io/managed"
+    || (oldObject != null && f in oldObject.metadata.?finalizers.orValue([]))))
+    || (oldObject != null && object.metadata.?ownerReferences == oldObject.metadata.?ownerReferences)
+  message: "[identity/owner] ownerReferences and finalizers are the system's: leave them out"
+- expression: "variables.systemAnnotations.size() == 0"
+  messageExpression: >-
+    "[node/annotations] the annotation " + variables.systemAnnotations[0]
+    + " may steer a container runtime, a device plugin or the queue: only plain words and those of kubectl.kubernetes.io, app.kubernetes.io, prometheus.io and labcluster.internal may be set"
+{{- end }}
+
+{{/* What the rules above go by: the first key that nobody but the system may set, or none. */}}
+{{- define "identity.rules.variables" -}}
+{{- $own := list "kueue.x-k8s.io/queue-name" "kueue.x-k8s.io/priority-class" "kueue.x-k8s.io/max-exec-time-seconds" "labcluster.internal/user" "labcluster.internal/project" }}
+{{- if eq .name "pods" }}{{ $own = append $own "kueue.x-k8s.io/managed" }}{{ end -}}
+- name: systemLabels
+  expression: >-
+    {{ include "identity.keys" (merge (dict "of" "labels") .) }}.filter(k,
+    (k.matches("^[^/]*(kubernetes|k8s)[.]io/") ? !k.startsWith("app.kubernetes.io/")
+    : k.startsWith("labcluster.internal/") ? !("labcluster:portal" in variables.asks || variables.platform)
+    || k in ["labcluster.internal/user", "labcluster.internal/project"]
+    : k in ["controller-uid", "job-name", "controller-revision-hash", "pod-template-hash", "pod-template-generation"])
+    && !(k in {{ toJson (concat $own (.stamped | default list)) }}))
+- name: systemAnnotations
+  expression: >-
+    {{ include "identity.keys" (merge (dict "of" "annotations") .) }}.filter(k,
+    !k.matches("^([A-Za-z0-9_-]+|(kubectl[.]kubernetes[.]io|app[.]kubernetes[.]io|prometheus[.]io|labcluster[.]internal)/.*|kueue[.]x-k8s[.]io/role-hash)$")
+    && !(variables.controller && k.matches("^(batch[.]kubernetes[.]io|deployment[.]kubernetes[.]io|kueue[.]x-k8s[.]io)/")))
+{{- end }}
+
+{{/* CEL: the keys of all labels, or annotations, on the way from the object to its pods. */}}
+{{- define "identity.keys" -}}
+(object.metadata.?{{ .of }}.orValue({}).map(k, k)
+{{- if .path }} + {{ .template }}.?metadata.?{{ .of }}.orValue({}).map(k, k){{ end }}
+{{- with .between }} + object{{ replace "/" "." . }}.?metadata.?{{ $.of }}.orValue({}).map(k, k){{ end }})
 {{- end }}

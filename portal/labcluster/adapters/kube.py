@@ -32,6 +32,10 @@ Json = dict[str, Any]
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 
+#: The group in which the portal makes runs in a user's name. No token can claim it, so that the admission policies
+#: know by it what was really made by the portal: names and labels of runs.
+PORTAL_GROUP = "labcluster:portal"
+
 # Kubernetes says a refusal of an admission policy with the names of policy and binding around the
 # sentence that its author wrote; users need only the sentence.
 _POLICY = re.compile(
@@ -87,10 +91,11 @@ class KubeApi:
         body: Any = None,
         content_type: str = "application/json",
         user: str | None = None,
+        group: str | None = None,
         timeout: float = 10.0,
     ) -> Json:
         """The decoded answer; a failure is raised as an error of `labcluster.errors`."""
-        response = self._send(method, path, query, body, content_type, user, (3.05, timeout))
+        response = self._send(method, path, query, body, content_type, user, (3.05, timeout), group)
         try:
             data = response.read()
         except urllib3.exceptions.HTTPError as error:
@@ -142,10 +147,18 @@ class KubeApi:
                 return items
             params["continue"] = token
 
-    def create(self, path: str, body: Json, *, user: str | None = None, dry_run: bool = False) -> Json:
+    def create(
+        self,
+        path: str,
+        body: Json,
+        *,
+        user: str | None = None,
+        group: str | None = None,
+        dry_run: bool = False,
+    ) -> Json:
         """POST to a collection; a dry run passes admission and keeps nothing."""
         query = {"dryRun": "All"} if dry_run else None
-        return self.request("POST", path, query=query, body=body, user=user)
+        return self.request("POST", path, query=query, body=body, user=user, group=group)
 
     def apply(
         self, path: str, body: Json, *, manager: str, force: bool = True, user: str | None = None
@@ -168,10 +181,13 @@ class KubeApi:
         content_type: str,
         user: str | None,
         timeout: tuple[float, float | None],
+        group: str | None = None,
     ) -> urllib3.HTTPResponse:
         headers = {"Accept": "application/json", "Content-Type": content_type}
         if user is not None:
             headers["Impersonate-User"] = user
+        if group is not None:
+            headers["Impersonate-Group"] = group
         try:
             return cast(
                 urllib3.HTTPResponse,
@@ -256,7 +272,7 @@ class KubeJobs:
         metadata = job["metadata"]
         path = _jobs(metadata["namespace"])
         try:
-            made = self._api.create(path, dict(job), user=user, dry_run=dry_run)
+            made = self._api.create(path, dict(job), user=user, group=PORTAL_GROUP, dry_run=dry_run)
         except ConflictError:
             made = self._api.get(f"{path}/{metadata['name']}", user=user)
             if made["metadata"].get("annotations") != metadata["annotations"]:

@@ -49,6 +49,7 @@ KINDS: Mapping[str, Kind] = {
     "PersistentVolume": Kind("/api/v1", "persistentvolumes", False),
     "NetworkPolicy": Kind("/apis/networking.k8s.io/v1", "networkpolicies", True, ("spec",)),
     "ConfigMap": Kind("/api/v1", "configmaps", True, ("data", "binaryData")),
+    "ServiceAccount": Kind("/api/v1", "serviceaccounts", True),
     "ResourceQuota": Kind("/api/v1", "resourcequotas", True),
     "LimitRange": Kind("/api/v1", "limitranges", True),
     "PersistentVolumeClaim": Kind("/api/v1", "persistentvolumeclaims", True),

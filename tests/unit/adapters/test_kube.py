@@ -67,7 +67,8 @@ class Api:
     def __init__(self, annotations: dict[str, str]) -> None:
         self.annotations = annotations
 
-    def create(self, path: str, body: Any, *, user: str | None = None, dry_run: bool = False) -> Any:
+    def create(self, path: str, body: Any, *, user: str, group: str, dry_run: bool = False) -> Any:
+        assert group == "labcluster:portal"
         raise ConflictError("already exists")
 
     def get(self, path: str, *, user: str | None = None) -> Any:
