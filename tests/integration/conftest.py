@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import urllib3
@@ -16,7 +17,10 @@ from kubernetes import client
 from labcluster.adapters.helm import Chart
 from labcluster.adapters.kube import KubeApi
 from labcluster.errors import LabclusterError
-from objects import apply
+from members import CARELESS, JOB_CONTROLLER, REGISTRY, create, job, pod
+from objects import apply, site
+
+from tests import attacks
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(os.environ.get("LABCLUSTER_STORE", ROOT / "build" / "store")) / "bin"
@@ -94,3 +98,58 @@ def identity(api: KubeApi) -> KubeApi:
     values = yaml.safe_load((folder / "ci" / "values.yaml").read_text())
     apply(api, *Chart.read(folder).render(values, name="identity", namespace="labcluster"))
     return api
+
+
+@pytest.fixture(scope="session")
+def lab(identity: KubeApi) -> KubeApi:
+    """ada and eve in vision, bo in speech, all in shared, laid out as the controller does it."""
+    for item in site().objects:
+        if item["kind"] in ("Namespace", "ConfigMap", "RoleBinding", "ServiceAccount"):
+            apply(identity, item)
+    rbac = "rbac.authorization.k8s.io"
+    careless = {
+        "apiVersion": f"{rbac}/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": "careless"},
+        "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": "cluster-admin"},
+        "subjects": [{"apiGroup": rbac, "kind": "Group", "name": CARELESS}],
+    }
+    apply(identity, careless)
+    # Policies are in force a moment after they were written.
+    deadline = time.monotonic() + 30
+    while not _in_force(identity):
+        assert time.monotonic() < deadline, "the policies do not come into force"
+        time.sleep(0.2)
+    return identity
+
+
+def _in_force(api: KubeApi) -> bool:
+    """Every policy: those that set, and those that refuse."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"namespace": "project-vision", "name": "x"},
+    }
+    refused: list[tuple[dict[str, Any], str | None, str | None]] = [
+        (pod({"metadata.labels": {}}), JOB_CONTROLLER, None),
+        (attacks.put(attacks.service(), "spec.type", "NodePort"), "ada", None),
+        (config, "ada", CARELESS),
+        (attacks.put(job(), "metadata.labels", {}), "ada", None),
+    ]
+    try:
+        for item in [job(), attacks.pod(REGISTRY), attacks.service()]:
+            create(api, item, "ada")
+        for item in attacks.others(REGISTRY):
+            create(api, item, None)
+            refused.append((attacks.put(item, "metadata.labels", {attacks.USER: "nobody"}), None, None))
+    except LabclusterError:
+        return False
+    return all(_refuses(api, *attempt) for attempt in refused)
+
+
+def _refuses(api: KubeApi, item: dict[str, Any], user: str | None, group: str | None) -> bool:
+    try:
+        create(api, item, user, group)
+    except LabclusterError as error:
+        return error.detail.startswith("[")
+    return False

@@ -35,6 +35,7 @@ Who and in which queue is here, what a pod may be in _rules_pod.tpl.
 - expression: >-
     request.operation != "CREATE" || (variables.ofJob ? !has(object.spec.schedulingGates)
     : object.spec.?schedulingGates.orValue([]).exists(g, g.name == "kueue.x-k8s.io/admission")
+    && object.spec.schedulingGates.all(g, g.name.startsWith("kueue.x-k8s.io/"))
     && object.metadata.?labels[?"kueue.x-k8s.io/managed"].orValue("") == "true")
   message: "[queue/gate] a pod waits for the queue's gate kueue.x-k8s.io/admission: leave schedulingGates out"
 {{- else }}
@@ -95,7 +96,7 @@ Who and in which queue is here, what a pod may be in _rules_pod.tpl.
 - name: systemAnnotations
   expression: >-
     {{ include "identity.keys" (merge (dict "of" "annotations") .) }}.filter(k,
-    !k.matches("^([A-Za-z0-9_-]+|(kubectl[.]kubernetes[.]io|app[.]kubernetes[.]io|prometheus[.]io|labcluster[.]internal)/.*|kueue[.]x-k8s[.]io/role-hash)$")
+    !k.matches("^([A-Za-z0-9_-]+|(kubectl[.]kubernetes[.]io|app[.]kubernetes[.]io|prometheus[.]io|labcluster[.]internal)/.*|kueue[.]x-k8s[.]io/role-hash|deprecated[.]daemonset[.]template[.]generation)$")
     && !(variables.controller && k.matches("^(batch[.]kubernetes[.]io|deployment[.]kubernetes[.]io|kueue[.]x-k8s[.]io)/")))
 {{- end }}
 

@@ -32,8 +32,8 @@ Json = dict[str, Any]
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 
-#: The group in which the portal makes runs in a user's name. No token can claim it, so that the admission policies
-#: know by it what was really made by the portal: names and labels of runs.
+#: The group in which the portal makes runs in a user's name. No token can claim it, so that the admission
+#: policies know by it what was really made by the portal: names and labels of runs.
 PORTAL_GROUP = "labcluster:portal"
 
 # Kubernetes says a refusal of an admission policy with the names of policy and binding around the

@@ -140,7 +140,7 @@ def project_objects(
             roleRef={"apiGroup": _RBAC, "kind": "ClusterRole", "name": SHELL},
             subjects=[{"apiGroup": _RBAC, "kind": "Group", "name": SHELL_GROUP}],
         ),
-        # No pod of a member needs a token; without this the apiserver would mount one into each that leaves it open.
+        # No pod of a member needs a token, and the apiserver mounts one into each that leaves it open.
         _object("v1", "ServiceAccount", "default", **inside, automountServiceAccountToken=False),
         _cluster_queue(project),
         _object(_KUEUE, "LocalQueue", QUEUE, **inside, spec={"clusterQueue": namespace}),
