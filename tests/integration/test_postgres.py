@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from labcluster.adapters import postgres, tables
+from labcluster.adapters.usage import PostgresUsage
 from labcluster.errors import ConflictError, UnreachableError
 from labcluster.models.runs import (
     NewArray,
@@ -29,6 +30,7 @@ from labcluster.models.runs import (
     RunState,
     Submission,
 )
+from labcluster.models.usage import StorageAmount, StorageReport
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 NEW = NewRun(
@@ -278,3 +280,49 @@ def test_news_of_an_old_attempt_change_nothing(store: postgres.PostgresRuns) -> 
     assert not store.change(run, RunChange(state=RunState.FAILED))
     store.set_job(run, "old")
     assert store.get("vision", 1, 0) == again
+
+
+def ran(store: postgres.PostgresRuns, pool: sa.Engine, *, ended: bool = True, **changes: object) -> None:
+    """A run of two GPUs and three processors that waited a minute, from 08:01 to 10:01."""
+    run, _ = add(store, NEW.model_copy(update={"gpus": 2, "cpus": 3.0, **changes}), key())
+    times = {"submitted_at": DAY, "started_at": DAY + timedelta(minutes=1)}
+    if ended:
+        times["finished_at"] = DAY + timedelta(hours=2, minutes=1)
+    same = (tables.RUNS.c.project == run.project, tables.RUNS.c.number == run.number)
+    with pool.begin() as connection:
+        connection.execute(tables.RUNS.update().where(*same).values(**times))
+
+
+DAY = datetime(2026, 11, 1, 8, 0, tzinfo=UTC)
+
+
+def test_usage_counts_the_part_of_a_run_that_lies_within(
+    store: postgres.PostgresRuns, pool: sa.Engine
+) -> None:
+    used = PostgresUsage(pool)
+    ran(store, pool)
+    ran(store, pool, nodes=2, user="bo")
+    ran(store, pool, project="speech", user="bo", ended=False)
+    add(store, NEW, key())  # has not started, and was submitted later
+    one_hour = (DAY + timedelta(minutes=31), DAY + timedelta(minutes=91))
+    by_project, by_user = used.consumed(*one_hour, None, None)
+    assert {(line.name, line.runs, line.gpu_hours, line.cpu_hours) for line in by_project} == {
+        ("vision", 2, 6.0, 9.0),
+        ("speech", 1, 2.0, 3.0),
+    }
+    assert {(line.name, line.runs, line.gpu_hours) for line in by_user} == {("ada", 1, 2.0), ("bo", 2, 6.0)}
+    assert {line.wait_seconds for line in by_project} == {60.0}
+    only, people = used.consumed(*one_hour, frozenset({"vision"}), "bo")
+    assert [(line.name, line.gpu_hours) for line in only] == [("vision", 4.0)]
+    assert [line.name for line in people] == ["bo"]
+    assert used.consumed(DAY - timedelta(days=2), DAY - timedelta(days=1), None, None) == ([], [])
+    assert used.consumed(*one_hour, frozenset(), None) == ([], [])
+
+
+def test_newest_report_of_what_is_stored_is_kept(pool: sa.Engine) -> None:
+    used = PostgresUsage(pool)
+    for size in (1, 2):
+        amount = StorageAmount(bytes=size, files=1)
+        report = StorageReport(measured_at=DAY, quotas=True, projects={"vision": amount}, people={})
+        used.keep_storage(report)
+        assert used.storage() == report

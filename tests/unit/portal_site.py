@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from labcluster.models.callers import BrowserLogin, TokenOwner
 from labcluster.models.settings import Admin, LoginSettings
 from labcluster.services.access import AccessService, Sessions
 from labcluster.services.authentication import Authenticator, payload
+from labcluster.services.usage import UsageService
 from labcluster.web.app import create_app
 from labcluster.web.wiring import Administration, Entrance, Login, Portal
 from portal_fakes import FakeMunge
 from starlette.datastructures import Secret
+from usage_fakes import FakeUsage
 
 UIDS = {"ada": 20001, "bo": 20002, "labadmin": 10000, "carl": 20077, "nobody": 65534}
 
@@ -87,6 +90,7 @@ class Site:
     ) -> None:
         self.lab = lab
         self.munge = FakeMunge()
+        self.used = FakeUsage()
         self.exec = FakeExec()
         self.dex = FakeDex()
         authenticator = Authenticator(
@@ -102,6 +106,7 @@ class Site:
         self.portal = Portal(
             cluster="lab",
             runs=lab.runs,
+            usage=UsageService(self.used, lab.cluster, storage_token_sha256=sha256(b"token").hexdigest()),
             authenticator=authenticator,
             administration=administration,
             background=lab.cluster,

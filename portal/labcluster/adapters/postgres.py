@@ -75,7 +75,7 @@ def migrate(pool: sa.Engine) -> None:
     """Bring the schema up to date; only one of several that start together does it."""
     configuration = Config()
     configuration.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with _reachable(), pool.begin() as connection:
+    with reachable(), pool.begin() as connection:
         connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtext('labcluster migrations'))"))
         configuration.attributes["connection"] = connection
         command.upgrade(configuration, "head")
@@ -94,7 +94,7 @@ class PostgresRuns:
         """
         user = items[0].run.user
         try:
-            with _reachable(), self._pool.connect() as connection, connection.begin() as transaction:
+            with reachable(), self._pool.connect() as connection, connection.begin() as transaction:
                 runs = insert_runs(connection, items, key, fingerprint)
                 with _certain():
                     transaction.commit()
@@ -110,7 +110,7 @@ class PostgresRuns:
         """What an earlier request with this key made, in its order; of an array its first member."""
         keys = [key_of(key, item) for item in range(items)]
         query = sa.select(RUNS).where(RUNS.c.user == user, RUNS.c.idempotency_key.in_(keys))
-        with _reachable(), self._pool.connect() as connection:
+        with reachable(), self._pool.connect() as connection:
             rows = connection.execute(query).all()
         if any(row.fingerprint != fingerprint for row in rows):
             raise ConflictError("this idempotency key was used for another request")
@@ -154,7 +154,7 @@ class PostgresRuns:
         numbers = sorted({(project, number) for project, number, _ in wanted})
         query = sa.select(*columns).where(sa.tuple_(RUNS.c.project, RUNS.c.number).in_(numbers))
         found: dict[str, Counter[RunState]] = {}
-        with _reachable(), self._pool.connect() as connection:
+        with reachable(), self._pool.connect() as connection:
             for project, number, trial, index, state in connection.execute(query):
                 whole = f"{project}-{number}"
                 if (project, number, None) in wanted:
@@ -188,7 +188,7 @@ class PostgresRuns:
             )
             .group_by(ARRAYS.c.project, ARRAYS.c.number, ARRAYS.c.parallel)
         )
-        with _reachable(), self._pool.connect() as connection:
+        with reachable(), self._pool.connect() as connection:
             return {
                 (project, number): ArraySlots(parallel=parallel, taken=taken, waiting=tuple(waiting or ()))
                 for project, number, parallel, taken, waiting in connection.execute(query)
@@ -237,21 +237,21 @@ class PostgresRuns:
         self._one(sa.select(sa.literal(1)))
 
     def _one(self, query: sa.Select[Any]) -> sa.Row[Any] | None:
-        with _reachable(), self._pool.connect() as connection:
+        with reachable(), self._pool.connect() as connection:
             return connection.execute(query).one_or_none()
 
     def _many(self, query: sa.Select[Any]) -> list[Run]:
-        with _reachable(), self._pool.connect() as connection:
+        with reachable(), self._pool.connect() as connection:
             return [_run(row) for row in connection.execute(query)]
 
     def _changed(self, statement: sa.Update) -> list[Run]:
-        with _reachable(), self._pool.begin() as connection:
+        with reachable(), self._pool.begin() as connection:
             rows = connection.execute(statement.returning(*_PUBLIC)).all()
         return sorted((_run(row) for row in rows), key=lambda run: run.trial)
 
     def _arrays(self, query: sa.Select[Any]) -> list[RunArray]:
         """The arrays that a query of their table finds, in its order."""
-        with _reachable(), self._pool.connect() as connection:
+        with reachable(), self._pool.connect() as connection:
             rows = connection.execute(query).all()
             if not rows:
                 return []
@@ -274,7 +274,7 @@ class PostgresRuns:
         return [_array(row, first[key], counts[key]) for key, row in zip(keys, rows, strict=True)]
 
     def _write(self, statement: sa.Update | sa.Delete) -> bool:
-        with _reachable(), self._pool.begin() as connection:
+        with reachable(), self._pool.begin() as connection:
             return connection.execute(statement).rowcount > 0
 
 
@@ -331,7 +331,7 @@ def _certain() -> Iterator[None]:
 
 
 @contextmanager
-def _reachable() -> Iterator[None]:
+def reachable() -> Iterator[None]:
     """A database that is away or overrun is the cluster's fault, not the request's."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""The tables of runs, as the newest migration leaves them."""
+"""The tables, as the newest migration leaves them."""
 
 from __future__ import annotations
 
@@ -69,4 +69,12 @@ ARRAYS = sa.Table(
     sa.Column("parallel", sa.Integer),
     sa.Column("submitted_at", sa.DateTime(timezone=True), nullable=False),
     sa.Index("arrays_submitted", "submitted_at"),
+)
+
+# The newest report of each kind that another part of the site sends, e.g. what is stored on the tree.
+REPORTS = sa.Table(
+    "reports",
+    METADATA,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("report", JSONB, nullable=False),
 )

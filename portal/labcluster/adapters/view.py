@@ -196,6 +196,7 @@ def _share(project: Json) -> ProjectShare:
         gid=int(spec.get("gid", 0)),
         gpus=gpus,
         max_gpus=int(spec.get("maxGpus", gpus)),
+        storage_gib=int(spec.get("storageGiB", 0)),
     )
 
 

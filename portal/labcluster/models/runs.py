@@ -309,6 +309,7 @@ class ProjectShare(_Model):
     gid: int
     gpus: int
     max_gpus: int
+    storage_gib: int = Field(0, description="0: no limit")
 
 
 class WhoAmI(_Model):

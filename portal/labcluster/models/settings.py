@@ -136,6 +136,9 @@ class PortalSettings(_Section):
     default_image: str
     admins: tuple[Admin, ...] = ()
     pod_egress: tuple[OutsideNetwork, ...] = ()
+    storage_token_sha256: str | None = Field(
+        None, description="SHA-256 of the token under which the file server reports; none: nobody may"
+    )
     munge_socket: Path = Path("/run/munge/munge.socket")
     login: LoginSettings | None = None
     public_page: bool = Field(False, description="whether runs are shown to who has not logged in")

@@ -22,6 +22,7 @@ from labcluster.adapters.oidc import DexLogins, DexTokens
 from labcluster.adapters.postgres import PostgresRuns, connect
 from labcluster.adapters.projects import KubeProjects
 from labcluster.adapters.registry import HttpRegistry
+from labcluster.adapters.usage import PostgresUsage
 from labcluster.adapters.view import KubeView
 from labcluster.errors import NotAllowedError, UnreachableError
 from labcluster.models.callers import Caller
@@ -33,6 +34,7 @@ from labcluster.services.manifests import SHELL_GROUP
 from labcluster.services.members import CachedDirectory, DirectoryStore
 from labcluster.services.projects import ProjectStore
 from labcluster.services.runs import RunService
+from labcluster.services.usage import UsageService
 
 # Readers of logs wait in threads of their own, so that they can never use up those of the requests.
 _MAX_LOG_READERS = 256
@@ -78,6 +80,7 @@ class Portal:
 
     cluster: str
     runs: RunService
+    usage: UsageService
     authenticator: Authenticator
     administration: Administration | None
     background: Lifecycle
@@ -93,7 +96,8 @@ def build(settings: PortalSettings) -> Portal:
     """The portal over the real database, cluster, registry, directory and munged."""
     api = KubeApi.load(settings.kubeconfig)
     view = KubeView(api, follow_jobs=False)
-    store = PostgresRuns(connect(settings.database))
+    pool = connect(settings.database)
+    store = PostgresRuns(pool)
     administration = None
     if settings.ldap is not None:
         directory = LdapDirectory(
@@ -140,6 +144,7 @@ def build(settings: PortalSettings) -> Portal:
     return Portal(
         cluster=settings.cluster_name,
         runs=runs,
+        usage=UsageService(PostgresUsage(pool), view, settings.storage_token_sha256),
         authenticator=Authenticator(
             MungeDecoder(settings.munge_socket),
             view,
