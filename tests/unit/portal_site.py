@@ -125,11 +125,14 @@ class Site:
         if not self.seen:
             raise UnreachableError("the portal has just started")
 
-    def credential(self, user: str, method: str, target: str, body: bytes, cluster: str = "lab") -> str:
+    def sign(self, user: str, said: bytes) -> str:
         self.count += 1
         name = f"{UIDS[user]}:{self.count}"
-        self.munge.payloads[name] = payload(cluster, method, target, body)
-        return f"Munge {name}"
+        self.munge.payloads[name] = said
+        return name
+
+    def credential(self, user: str, method: str, target: str, body: bytes, cluster: str = "lab") -> str:
+        return f"Munge {self.sign(user, payload(cluster, method, target, body))}"
 
     def ask(self, user: str, method: str, target: str, data: Any = None) -> Any:
         body = b"" if data is None else json.dumps(data).encode()

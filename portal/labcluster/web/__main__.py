@@ -20,6 +20,14 @@ log = logging.getLogger("labcluster.web")
 _MIGRATION_PATIENCE = 120.0
 
 
+def _worth_a_line(record: logging.LogRecord) -> bool:
+    """uvicorn says thrice of each WebSocket that it is there (the audit says more), and takes a refusal
+    that is answered as a problem document for an unfinished handshake."""
+    return not record.getMessage().endswith(
+        ("[accepted]", "connection open", "connection closed", "without completing handshake.")
+    )
+
+
 def main() -> None:
     """Parse the arguments and act."""
     parser = argparse.ArgumentParser(prog="python -m labcluster.web", description=__doc__)
@@ -30,6 +38,7 @@ def main() -> None:
     parser.add_argument("--key", help="PEM file of the certificate's key")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
+    logging.getLogger("uvicorn.error").addFilter(_worth_a_line)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     settings = PortalSettings.load()
