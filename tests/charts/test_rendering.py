@@ -10,7 +10,7 @@ from chart_files import CHARTS, render, values_of
 from kubernetes_types import faults, model_of
 
 # Kinds of our CRDs and Kueue's, which the client does not know.
-CUSTOM = {"kueue.x-k8s.io/v1beta2 ResourceFlavor"}
+CUSTOM = {"kueue.x-k8s.io/v1beta2 ResourceFlavor", "kueue.x-k8s.io/v1beta2 WorkloadPriorityClass"}
 
 
 @pytest.mark.parametrize("chart", CHARTS)
