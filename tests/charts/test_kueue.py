@@ -37,8 +37,6 @@ def test_jobs_without_queue_are_left_alone(config: dict[str, Any]) -> None:
     assert config["manageJobsWithoutQueueName"] is False
     assert config["integrations"]["frameworks"] == ["batch/job", "pod"]
 
-    assert config["integrations"]["frameworks"] == ["batch/job"]
-
 
 def test_a_run_that_gets_only_some_of_its_pods_gives_its_quota_back(
     config: dict[str, Any], rendered: Any

@@ -22,10 +22,18 @@ REGISTRY = "registry.lab.internal:5000"
 DIGEST = "sha256:" + "a" * 64
 
 
+def _rank(pod: dict[str, Any]) -> int:
+    return int(pod["metadata"]["labels"].get("batch.kubernetes.io/job-completion-index", 0))
+
+
 class FakeCluster:
     """Jobs, pods and nodes, as apiserver and as watch cache."""
 
     def __init__(self) -> None:
+        self.lingering: set[str] = set()
+        self.gone_pods: list[dict[str, Any]] = []
+        self.released: list[str] = []
+        self.policies: list[dict[str, Any]] = []
         self.members: dict[str, dict[str, Member]] = {}
         self.shares: dict[str, ProjectShare] = {}
         self.node_list: list[dict[str, Any]] = []
@@ -76,7 +84,19 @@ class FakeCluster:
         if self.failures:
             raise self.failures.pop(0)
         self.deleted_by.append(user)
+        job = self.jobs.get((namespace, name))
+        if job is not None and name in self.lingering:
+            # Its pods are not gone yet.
+            job["metadata"]["deletionTimestamp"] = NOW.isoformat()
+            return
         self.jobs.pop((namespace, name), None)
+
+    def release_pod(self, namespace: str, name: str) -> None:
+        self.released.append(name)
+        self.pod_list = [pod for pod in self.pod_list if pod["metadata"]["name"] != name]
+
+    def allow(self, policy: Any) -> None:
+        self.policies.append(policy)
 
     def trouble(self, namespace: str, name: str) -> str | None:
         return self.complaints.get(name)
@@ -107,8 +127,11 @@ class FakeCluster:
     def job(self, run: Run) -> dict[str, Any] | None:
         return self.jobs.get((run.namespace, run.job_name))
 
-    def pod(self, run: Run) -> dict[str, Any] | None:
-        return next(iter(self.pods_of(run)), None)
+    def pod(self, run: Run, rank: int = 0) -> dict[str, Any] | None:
+        return next((pod for pod in self.pods_of(run) if _rank(pod) == rank), None)
+
+    def job_pods(self, run: Run, *, gone: bool = False) -> list[dict[str, Any]]:
+        return self.gone_pods if gone else sorted(self.pods_of(run), key=_rank)
 
     def pods_of(self, run: Run) -> list[dict[str, Any]]:
         return [
@@ -196,15 +219,23 @@ class FakeMunge:
 
 
 def pod_of(
-    run: Run, *, node: str | None = "gpu1", state: dict[str, Any] | None = None, **status: Any
+    run: Run,
+    *,
+    node: str | None = "gpu1",
+    state: dict[str, Any] | None = None,
+    rank: int = 0,
+    **status: Any,
 ) -> dict[str, Any]:
     """A pod of a run with the state of its main container."""
     containers = [{"name": "run", "state": state}] if state else []
     return {
         "metadata": {
-            "name": f"{run.job_name}-x7",
+            "name": f"{run.job_name}-{rank}-x7" if rank else f"{run.job_name}-x7",
             "namespace": run.namespace,
-            "labels": {"labcluster.internal/run": run.id},
+            "labels": {
+                "labcluster.internal/run": run.id,
+                "batch.kubernetes.io/job-completion-index": str(rank),
+            },
             "creationTimestamp": NOW.isoformat(),
         },
         "spec": {

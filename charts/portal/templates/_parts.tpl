@@ -36,7 +36,9 @@ labels:
     "password_file" "/etc/labcluster/ldap/password" "ca_file" $ca)
   "jobs" (dict
     "runner_image" (include "labcluster-lib.image" $v.runnerImage)
-    "ttl_seconds" (int $v.runs.keepSeconds) "image_wait_seconds" (int $v.runs.imageWaitSeconds))
+    "ttl_seconds" (int $v.runs.keepSeconds) "image_wait_seconds" (int $v.runs.imageWaitSeconds)
+    "warning_seconds" (int $v.runs.warningSeconds) "node_loss_seconds" (int $v.runs.nodeLossSeconds)
+    "disk" $v.runs.disk "gang_interface" $v.runs.gangInterface)
   "limits" $limits
   "default_image" $v.defaultImage
   "admins" $admins

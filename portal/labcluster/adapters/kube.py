@@ -167,9 +167,18 @@ class KubeApi:
         query = {"fieldManager": manager, "force": "true" if force else "false"}
         return self.request("PATCH", path, query=query, body=body, content_type=APPLY, user=user)
 
-    def delete(self, path: str, *, propagation: str = "Background", user: str | None = None) -> Json:
+    def delete(
+        self,
+        path: str,
+        *,
+        propagation: str = "Background",
+        grace_seconds: int | None = None,
+        user: str | None = None,
+    ) -> Json:
         """DELETE one object."""
-        options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
+        options: Json = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
         return self.request("DELETE", path, body=options, user=user)
 
     def _send(
@@ -282,10 +291,27 @@ class KubeJobs:
         return str(made["metadata"]["uid"])
 
     def delete(self, namespace: str, name: str, user: str) -> None:
-        """Remove the Job and its pods; an absent Job counts as removed."""
+        """Remove the Job, which goes when its pods are gone; an absent Job counts as removed."""
         try:
-            self._api.delete(f"{_jobs(namespace)}/{name}", user=user)
+            self._api.delete(f"{_jobs(namespace)}/{name}", propagation="Foreground", user=user)
         except NotFoundError:
+            return
+
+    def release_pod(self, namespace: str, name: str) -> None:
+        """Take a pod that is being removed off the cluster's books without an answer from its node."""
+        try:
+            self._api.delete(f"/api/v1/namespaces/{namespace}/pods/{name}", grace_seconds=0)
+        except NotFoundError:
+            return
+
+    def allow(self, policy: Mapping[str, Any]) -> None:
+        """Make a NetworkPolicy, as ourselves; one that exists stays as it is."""
+        namespace = policy["metadata"]["namespace"]
+        try:
+            self._api.create(
+                f"/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies", dict(policy)
+            )
+        except ConflictError:
             return
 
     def exists(self, namespace: str, name: str) -> bool:

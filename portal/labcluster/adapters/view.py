@@ -33,6 +33,8 @@ class KubeView:
         self._jobs: WatchCache | None = None
         self._lock = threading.Lock()
         self._pods_of_run: dict[str, dict[str, Json]] = {}
+        # How pods looked at their end: kept as long as their Job, which may be judged after them.
+        self._gone_of_run: dict[str, dict[str, Json]] = {}
         self._workload_of_job: dict[str, Json] = {}
         self._members_of: dict[str, dict[str, Member]] = {}
         self._run_listeners: list[Callable[[str], None]] = []
@@ -111,16 +113,28 @@ class KubeView:
             raise RuntimeError("this view does not follow Jobs")
         return self._jobs.get(run.namespace, run.job_name)
 
-    def pod(self, run: Run) -> Json | None:
-        """The run's newest pod."""
-        return next(iter(self.pods_of(run)), None)
+    def pod(self, run: Run, rank: int = 0) -> Json | None:
+        """The run's newest pod of that rank."""
+        return next((pod for pod in self.pods_of(run) if _rank(pod) == rank), None)
 
     def pods_of(self, run: Run) -> Sequence[Json]:
         """All pods of the run, newest first."""
-        with self._lock:
-            pods = list(self._pods_of_run.get(run.id, {}).values())
-        mine = [pod for pod in pods if pod["metadata"]["namespace"] == run.namespace]
+        mine = self._mine(self._pods_of_run, run)
         return sorted(mine, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), reverse=True)
+
+    def job_pods(self, run: Run, *, gone: bool = False) -> Sequence[Json]:
+        """The pods of the run's present Job by rank; with `gone` those that are gone, as last seen."""
+        job = self.job(run)
+        uid = job["metadata"]["uid"] if job else None
+        pods = self._mine(self._gone_of_run if gone else self._pods_of_run, run)
+        return sorted(
+            (pod for pod in pods if pod["metadata"].get("labels", {}).get(labels.JOB_UID) == uid), key=_rank
+        )
+
+    def _mine(self, pods: Mapping[str, Mapping[str, Json]], run: Run) -> list[Json]:
+        with self._lock:
+            found = list(pods.get(run.id, {}).values())
+        return [pod for pod in found if pod["metadata"]["namespace"] == run.namespace]
 
     def workload(self, run: Run) -> Json | None:
         """What Kueue made of the run's Job."""
@@ -137,14 +151,21 @@ class KubeView:
             pods = self._pods_of_run.setdefault(run, {})
             if change == "DELETED":
                 pods.pop(name, None)
+                job = pod["metadata"]["labels"].get(labels.JOB_NAME, "")
+                if self._jobs is not None and self._jobs.get(pod["metadata"]["namespace"], job):
+                    self._gone_of_run.setdefault(run, {})[name] = pod
             else:
                 pods[name] = pod
             if not pods:
                 del self._pods_of_run[run]
         self._tell(run)
 
-    def _on_job(self, _change: str, job: Json) -> None:
-        self._tell(job["metadata"]["labels"][labels.RUN])
+    def _on_job(self, change: str, job: Json) -> None:
+        run = job["metadata"]["labels"][labels.RUN]
+        if change == "DELETED":
+            with self._lock:
+                self._gone_of_run.pop(run, None)
+        self._tell(run)
 
     def _on_workload(self, change: str, workload: Json) -> None:
         run = None
@@ -173,6 +194,10 @@ class KubeView:
     def _tell(self, run: str) -> None:
         for listener in self._run_listeners:
             listener(run)
+
+
+def _rank(pod: Json) -> int:
+    return int(pod["metadata"].get("labels", {}).get(labels.RANK, 0))
 
 
 def _members(data: Mapping[str, str]) -> dict[str, Member]:

@@ -102,6 +102,16 @@ class JobSettings(_Section):
 
     runner_image: str = Field(description="the image with labrun, by digest")
     grace_seconds: int = 30
+    warning_seconds: int = Field(
+        30, description="how long before the end of --time a run is warned; at most a tenth of it"
+    )
+    node_loss_seconds: int = Field(
+        300, description="how long a run stays with a node that does not answer before it is lost"
+    )
+    disk: str = Field("20Gi", description="how much of its node's own disk a pod may fill")
+    gang_interface: str = Field(
+        "eth0", description="the network interface in pods that NCCL and Gloo are told to use"
+    )
     ttl_seconds: int = 3600
     image_wait_seconds: int = Field(600, description="how long a run may wait for its image to be pulled")
 

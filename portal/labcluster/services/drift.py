@@ -50,6 +50,7 @@ KINDS: Mapping[str, Kind] = {
     "NetworkPolicy": Kind("/apis/networking.k8s.io/v1", "networkpolicies", True, ("spec",)),
     "ConfigMap": Kind("/api/v1", "configmaps", True, ("data", "binaryData")),
     "ServiceAccount": Kind("/api/v1", "serviceaccounts", True),
+    "Service": Kind("/api/v1", "services", True),
     "ResourceQuota": Kind("/api/v1", "resourcequotas", True),
     "LimitRange": Kind("/api/v1", "limitranges", True),
     "PersistentVolumeClaim": Kind("/api/v1", "persistentvolumeclaims", True),

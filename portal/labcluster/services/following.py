@@ -9,15 +9,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
 from labcluster.errors import LabclusterError, NotFoundError, UnreachableError
 from labcluster.models.runs import RUN_ID, Run, RunChange, RunState
 from labcluster.models.settings import JobSettings
-from labcluster.services.jobs import job
-from labcluster.services.judging import condition, ended, judge
-from labcluster.services.ports import ClusterView, JobApi, RunStore
+from labcluster.services.endings import condition, exited
+from labcluster.services.fencing import unreachable_pods
+from labcluster.services.holding import Holds
+from labcluster.services.jobs import attempt_of, gang_policy, job
+from labcluster.services.judging import Sight, judge
+from labcluster.services.ports import ClusterView, JobApi, KubeObject, RunStore
 from labcluster.services.queue import QueueReport
 
 log = logging.getLogger(__name__)
@@ -52,6 +55,8 @@ class RunReconciler:
         self._dirty: set[str] = set()
         self._lock = threading.Lock()
         self._wake = threading.Event()
+        # Jobs of gangs whose pods may reach one another.
+        self._allowed: set[str] = set()
         self._report: QueueReport | None = None
         self._report_until = 0.0
         view.subscribe(self.notice)
@@ -92,6 +97,7 @@ class RunReconciler:
         self._look_at(active)
         for run in self._store.ended_since(self._clock() - _CLEAN_FOR):
             self._remove_leftover(run)
+        self._release_lost_pods()
 
     def _take_dirty(self) -> set[str]:
         with self._lock:
@@ -116,26 +122,40 @@ class RunReconciler:
             self._report_until = time.monotonic() + _REPORT_SECONDS
         return self._report.why(run)
 
-    def _look_at(self, runs: Iterable[Run]) -> None:
+    def _look_at(self, runs: Sequence[Run]) -> None:
+        holds = Holds.load(self._store, runs)
         for run in runs:
             try:
-                self._follow(run)
+                self._follow(run, holds)
             except UnreachableError:
                 raise
             except Exception:  # one odd run must not keep the others from being followed
                 log.exception("run %s cannot be followed", run.id)
 
-    def _follow(self, run: Run) -> None:
+    def _follow(self, run: Run, holds: Holds) -> None:
         found = self._view.job(run)
         if found is None:
-            self._without_job(run)
+            self._without_job(run, holds)
+            return
+        if attempt_of(found) != run.attempt:
+            self._end_attempt(run, found)
             return
         if found["metadata"].get("deletionTimestamp"):
             return
         if run.job_uid is None:
             self._store.set_job(run, found["metadata"]["uid"])
-        verdict = judge(run, found, self._view.pod(run), self._clock(), self._settings.image_wait_seconds)
+        if run.nodes > 1:
+            self._connect(run, found)
+        pods, gone = self._view.job_pods(run), self._view.job_pods(run, gone=True)
+        sight = Sight(found, pods, gone, self._view.workload(run), self._clock())
+        verdict = judge(run, sight, self._settings.image_wait_seconds)
         change = verdict.change
+        if verdict.again:
+            # The row first: if we die before the Job is gone, its attempt tells that it must go.
+            self._store.requeue([run], verdict.again)
+            log.info("run %s is queued again after attempt %d: %s", run.id, run.attempt, verdict.again)
+            self._remove(run)
+            return
         if change.state is RunState.QUEUED:
             change = change.model_copy(update={"reason": self._why(run)})
         elif verdict.stalled:
@@ -146,8 +166,29 @@ class RunReconciler:
         if verdict.remove_job:
             self._remove(run)
 
-    def _without_job(self, run: Run) -> None:
+    def _connect(self, run: Run, found: KubeObject) -> None:
+        """Let the pods of a gang reach one another."""
+        uid = found["metadata"]["uid"]
+        if uid not in self._allowed:
+            self._jobs.allow(gang_policy(run, uid))
+            self._allowed.add(uid)
+
+    def _end_attempt(self, run: Run, found: KubeObject) -> None:
+        """The Job is an earlier attempt's: the next one is made when it and its pods are gone."""
+        if not found["metadata"].get("deletionTimestamp"):
+            self._remove(run)
+        self._say(run, f"attempt {run.attempt} waits until the one before it has ended")
+
+    def _without_job(self, run: Run, holds: Holds) -> None:
         if self._clock() - run.submitted_at < _LEAVE_TO_REQUEST or not self._view.fresh():
+            return
+        never = holds.hopeless(run) if run.job_uid is None else None
+        if never:
+            self._end(run, RunState.CANCELLED, never)
+            return
+        held = holds.hold(run) if run.job_uid is None else None
+        if held:
+            self._say(run, held)
             return
         if self._jobs.exists(run.namespace, run.job_name):
             return  # our copy is behind
@@ -180,10 +221,22 @@ class RunReconciler:
         found = self._view.job(run)
         if found is None or found["metadata"].get("deletionTimestamp"):
             return
-        if run.state is not RunState.CANCELLED and ended(self._view.pod(run)):
+        if run.state is not RunState.CANCELLED and any(map(exited, self._view.job_pods(run))):
             return  # Kubernetes is about to say so of the Job
         if condition(found, "Complete") is None and condition(found, "Failed") is None:
             self._remove(run)
+
+    def _release_lost_pods(self) -> None:
+        patience = timedelta(seconds=self._settings.node_loss_seconds)
+        for pod in unreachable_pods(self._view.pods(), self._view.nodes(), self._clock(), patience):
+            metadata, node = pod["metadata"], pod["spec"]["nodeName"]
+            log.warning(
+                "node %s is silent: releasing pod %s/%s", node, metadata["namespace"], metadata["name"]
+            )
+            try:
+                self._jobs.release_pod(metadata["namespace"], metadata["name"])
+            except LabclusterError as error:
+                log.warning("pod %s cannot be released yet: %s", metadata["name"], error)
 
     def _remove(self, run: Run) -> None:
         try:

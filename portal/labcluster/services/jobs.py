@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from labcluster.models import labels, quantities
@@ -12,6 +13,12 @@ from labcluster.services.nodes import GPU
 
 CONTAINER = "run"
 _TOOLS = "/labcluster"
+# The Service of a project that gives the pods of its gangs names.
+GANG_SERVICE = "runs"
+_GANG_PORT = 29500
+_DISK = "ephemeral-storage"
+# labrun keeps the time limit; the cluster steps in only if it does not, and counts the start too.
+_BACKSTOP_SECONDS = 3600
 
 
 def job(run: Run, settings: JobSettings, registry: str) -> dict[str, Any]:
@@ -27,6 +34,8 @@ def job(run: Run, settings: JobSettings, registry: str) -> dict[str, Any]:
         labels.KIND: "batch",
         "app.kubernetes.io/managed-by": "labcluster",
     }
+    if run.nodes > 1:
+        marks[labels.GANG] = "true"
     spec: dict[str, Any] = {
         # Kueue takes it from here; without Kueue it must not start past the queue.
         "suspend": True,
@@ -35,18 +44,53 @@ def job(run: Run, settings: JobSettings, registry: str) -> dict[str, Any]:
         "template": {"metadata": {"labels": marks}, "spec": _pod(run, settings, registry)},
     }
     if run.time_seconds:
-        spec["activeDeadlineSeconds"] = run.time_seconds
+        spec["activeDeadlineSeconds"] = run.time_seconds + _BACKSTOP_SECONDS
+    if run.nodes > 1:
+        # Kueue admits all of them or none; one that fails ends all (backoffLimit).
+        spec |= {"completions": run.nodes, "parallelism": run.nodes, "completionMode": "Indexed"}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
             "name": run.job_name,
             "namespace": run.namespace,
-            "labels": {**marks, labels.QUEUE: "default"},
-            # Tells this run's Job from one of the same number before a restored database.
-            "annotations": {labels.SUBMITTED: run.submitted_at.isoformat()},
+            "labels": {**marks, labels.QUEUE: "default", labels.PRIORITY: f"labcluster-{run.priority}"},
+            # Tells this run's Job from one of the same number before a restored database, and from that
+            # of an earlier attempt.
+            "annotations": {
+                labels.SUBMITTED: run.submitted_at.isoformat(),
+                labels.ATTEMPT: str(run.attempt),
+            },
         },
         "spec": spec,
+    }
+
+
+def attempt_of(job: Mapping[str, Any]) -> int:
+    """Which attempt of its run a Job was made for."""
+    return int((job["metadata"].get("annotations") or {}).get(labels.ATTEMPT, 1))
+
+
+def gang_policy(run: Run, job_uid: str) -> dict[str, Any]:
+    """What lets the pods of one run reach one another, and nobody else; it goes with the Job."""
+    mine: dict[str, Any] = {"podSelector": {"matchLabels": {labels.RUN: run.id}}}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {
+            "name": run.job_name,
+            "namespace": run.namespace,
+            "labels": {labels.PROJECT: run.project, labels.RUN: run.id},
+            "ownerReferences": [
+                {"apiVersion": "batch/v1", "kind": "Job", "name": run.job_name, "uid": job_uid}
+            ],
+        },
+        "spec": {
+            **mine,
+            "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [mine]}],
+            "egress": [{"to": [mine]}],
+        },
     }
 
 
@@ -55,22 +99,36 @@ def _pod(run: Run, settings: JobSettings, registry: str) -> dict[str, Any]:
     resources: dict[str, str] = {"cpu": quantities.show_cpus(run.cpus), "memory": run.memory}
     if run.gpus:
         resources[GPU] = str(run.gpus)
+    # The node's own disk is scarce and shared: nothing of it is promised, and more than this is not given.
+    limits = {**resources, _DISK: settings.disk}
+    requests = {**resources, _DISK: "0"}
     tools = {"name": "labcluster", "mountPath": _TOOLS}
     lab = {"name": "lab", "mountPath": "/lab"}
     small = {"cpu": "100m", "memory": "64Mi"}
+    gang = {"subdomain": GANG_SERVICE} if run.nodes > 1 else {}
     repository = run.image.removeprefix(f"{registry}/").split(":", 1)[0]
     return {
+        **gang,
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": settings.grace_seconds,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
+        "tolerations": [
+            {
+                "key": f"node.kubernetes.io/{trouble}",
+                "operator": "Exists",
+                "effect": "NoExecute",
+                "tolerationSeconds": settings.node_loss_seconds,
+            }
+            for trouble in ("not-ready", "unreachable")
+        ],
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         "initContainers": [
             {
                 "name": "prepare",
                 "image": settings.runner_image,
                 "command": ["/labrun", "prepare"],
-                "env": _env({**_own_env(run), "LABCLUSTER_RUN": _run_json(run)}, run.gpus > 0, init=True),
+                "env": _env({**_own_env(run, settings), "LABCLUSTER_RUN": _run_json(run)}, run, init=True),
                 "resources": {"requests": small, "limits": small},
                 "securityContext": _locked(),
                 # Its last line is the reason that the user is told when it fails.
@@ -84,8 +142,8 @@ def _pod(run: Run, settings: JobSettings, registry: str) -> dict[str, Any]:
                 "image": f"{registry}/{repository}@{run.image_digest}",
                 "command": [f"{_TOOLS}/labrun", "exec", "--", *map(_literal, run.command)],
                 "workingDir": run.workdir,
-                "env": _env({**run.env, **_own_env(run)}, run.gpus > 0),
-                "resources": {"requests": resources, "limits": resources},
+                "env": _env({**run.env, **_own_env(run, settings)}, run),
+                "resources": {"requests": requests, "limits": limits},
                 "securityContext": _locked(),
                 "volumeMounts": [tools, lab, {"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108
             }
@@ -99,9 +157,33 @@ def _pod(run: Run, settings: JobSettings, registry: str) -> dict[str, Any]:
     }
 
 
-def _own_env(run: Run) -> dict[str, str]:
+def warning_seconds(time_seconds: int, settings: JobSettings) -> int:
+    """How long before its time limit a run gets SIGTERM: a tenth of the limit, within 1 s and the setting."""
+    return max(1, min(settings.warning_seconds, time_seconds // 10))
+
+
+def _own_env(run: Run, settings: JobSettings) -> dict[str, str]:
     home = f"/lab/home/{run.user}"
+    more: dict[str, str] = {}
+    if run.time_seconds:
+        more["LABCLUSTER_TIME_SECONDS"] = str(run.time_seconds)
+        more["LABCLUSTER_WARNING_SECONDS"] = str(warning_seconds(run.time_seconds, settings))
+    if run.array_index is not None:
+        more["LABCLUSTER_ARRAY_ID"] = str(run.array_id)
+        more["LABCLUSTER_ARRAY_INDEX"] = str(run.array_index)
+        more["LABCLUSTER_ARRAY_SIZE"] = str(run.array_size)
+    if run.nodes > 1:
+        more |= {
+            "MASTER_ADDR": f"{run.job_name}-0.{GANG_SERVICE}",
+            "MASTER_PORT": str(_GANG_PORT),
+            "WORLD_SIZE": str(run.nodes),
+            "NCCL_SOCKET_IFNAME": settings.gang_interface,
+            "GLOO_SOCKET_IFNAME": settings.gang_interface,
+        }
     return {
+        **more,
+        "LABCLUSTER_ATTEMPT": str(run.attempt),
+        "LABCLUSTER_NODES": str(run.nodes),
         "LABCLUSTER_RUN_ID": run.id,
         "LABCLUSTER_RUN_DIR": run.directory,
         "LABCLUSTER_ARTIFACTS_DIR": f"{run.directory}/artifacts",
@@ -112,9 +194,15 @@ def _own_env(run: Run) -> dict[str, str]:
     }
 
 
-def _env(values: dict[str, str], gpus: bool, *, init: bool = False) -> list[dict[str, str]]:
-    entries = [{"name": name, "value": _literal(value)} for name, value in values.items()]
-    if init or not gpus:
+def _env(values: dict[str, str], run: Run, *, init: bool = False) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = [
+        {"name": name, "value": _literal(value)} for name, value in values.items()
+    ]
+    if run.nodes > 1:
+        # One process a pod is the simplest case, in which it is also the rank.
+        index = {"fieldRef": {"fieldPath": f"metadata.annotations['{labels.RANK}']"}}
+        entries += [{"name": name, "valueFrom": index} for name in ("NODE_RANK", "RANK")]
+    if init or not run.gpus:
         # An image may ask for all GPUs in its own environment; this answers for it.
         entries.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"})
     return entries

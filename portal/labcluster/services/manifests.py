@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from labcluster.models.labels import GANG as LABEL_GANG
 from labcluster.models.members import Group, Member
 from labcluster.models.projects import LABEL_PROJECT, Project
 from labcluster.models.settings import OutsideNetwork
@@ -32,6 +33,8 @@ FLAVOR = "default"
 CLAIM = "lab"
 # Where the portal listens in its pod.
 PORTAL_PORT = 8443
+# Gives the pods of runs on several nodes names: <job>-<rank>.runs
+GANGS = "runs"
 GPU = "nvidia.com/gpu"
 
 _KUEUE = "kueue.x-k8s.io/v1beta2"
@@ -173,6 +176,18 @@ def project_objects(
                 "storageClassName": "",
                 "volumeName": volume,
                 "resources": {"requests": {"storage": _TREE_SIZE}},
+            },
+        ),
+        _object(
+            "v1",
+            "Service",
+            GANGS,
+            **inside,
+            spec={
+                "clusterIP": "None",
+                "selector": {LABEL_GANG: "true"},
+                # The pods of a run look for one another while they start.
+                "publishNotReadyAddresses": True,
             },
         ),
         _network_policy(inside, outside),

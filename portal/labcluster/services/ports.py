@@ -87,7 +87,13 @@ class JobApi(Protocol):
         """Make the Job (one of that name counts as made) and give its uid; a dry run only judges it."""
 
     def delete(self, namespace: str, name: str, user: str) -> None:
-        """Remove the Job and its pods; an absent Job counts as removed."""
+        """Remove the Job, which goes when its pods are gone; an absent Job counts as removed."""
+
+    def release_pod(self, namespace: str, name: str) -> None:
+        """Take a pod that is being removed off the cluster's books without an answer from its node."""
+
+    def allow(self, policy: KubeObject) -> None:
+        """Make a NetworkPolicy, as ourselves; one that exists stays as it is."""
 
     def exists(self, namespace: str, name: str) -> bool:
         """Ask the apiserver, past every cache."""
@@ -138,8 +144,11 @@ class ClusterView(Protocol):
     def job(self, run: Run) -> KubeObject | None:
         """The run's Job."""
 
-    def pod(self, run: Run) -> KubeObject | None:
-        """The run's newest pod."""
+    def pod(self, run: Run, rank: int = 0) -> KubeObject | None:
+        """The run's newest pod of that rank."""
+
+    def job_pods(self, run: Run, *, gone: bool = False) -> Sequence[KubeObject]:
+        """The pods of the run's present Job by rank; with `gone` those that are gone, as last seen."""
 
     def pods_of(self, run: Run) -> Sequence[KubeObject]:
         """All pods of the run, newest first."""

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from labcluster.models.runs import QueueItem, Run, RunState
-from labcluster.services.judging import condition
+from labcluster.services.endings import condition
 from labcluster.services.nodes import capacity, ready
 from labcluster.services.ports import ClusterView, KubeObject
 

@@ -7,40 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from job_fakes import RUNNING, admit, ended, finish, follow
 from labcluster.errors import NotAllowedError, NotFoundError, UnreachableError
-from labcluster.models.runs import Run, RunState
+from labcluster.models.runs import RunState
 
 PodOf = Callable[..., dict[str, Any]]
-
-RUNNING = {"running": {"startedAt": "2026-11-21T08:00:05Z"}}
-
-
-def ended(code: int, **more: Any) -> dict[str, Any]:
-    return {
-        "terminated": {
-            "exitCode": code,
-            "startedAt": "2026-11-21T08:00:05Z",
-            "finishedAt": "2026-11-21T08:01:05Z",
-            **more,
-        }
-    }
-
-
-def admit(lab: Any, run: Run) -> dict[str, Any]:
-    job: dict[str, Any] = lab.cluster.job(run)
-    job["spec"]["suspend"] = False
-    return job
-
-
-def finish(lab: Any, run: Run, kind: str, **more: Any) -> None:
-    condition = {"type": kind, "status": "True", "lastTransitionTime": "2026-11-21T08:01:06Z", **more}
-    admit(lab, run)["status"] = {"conditions": [condition], "completionTime": "2026-11-21T08:01:06Z"}
-
-
-def follow(lab: Any, run: Run) -> Run:
-    lab.reconciler.reconcile_once()
-    row: Run = lab.row(run)
-    return row
 
 
 def test_run_that_has_its_gpus_is_starting_then_running(lab: Any, pod_of: PodOf) -> None:
@@ -61,79 +32,6 @@ def test_finished_run_has_end_and_exit_code(lab: Any, pod_of: PodOf) -> None:
     row = follow(lab, run)
     assert (row.state, row.exit_code, row.reason) == (RunState.SUCCEEDED, 0, None)
     assert row.finished_at.isoformat() == "2026-11-21T08:01:05+00:00"
-
-
-@pytest.mark.parametrize(
-    ("state", "says"),
-    [
-        (ended(3), "ended with exit code 3"),
-        (ended(127), "command not found: python"),
-        (ended(126), "command cannot be executed: python"),
-        (ended(139), "ended by SIGSEGV"),
-        (ended(137), "ended by SIGKILL, perhaps out of memory"),
-        (ended(137, reason="OOMKilled"), "out of memory: it used more than its --memory 4Gi"),
-        (
-            ended(128, reason="StartError", message='runc: chdir to cwd ("/lab/x"): no such file'),
-            "its working directory /lab/home/ada/digits does not exist or is not readable for ada",
-        ),
-        (ended(128, reason="StartError", message="exec format error"), "could not be started: exec format"),
-    ],
-)
-def test_failed_run_says_why(lab: Any, pod_of: PodOf, state: dict[str, Any], says: str) -> None:
-    run = lab.submit()
-    finish(lab, run, "Failed", reason="BackoffLimitExceeded")
-    lab.cluster.pod_list = [pod_of(run, state=state)]
-    row = follow(lab, run)
-    assert row.state is RunState.FAILED
-    assert row.exit_code == state["terminated"]["exitCode"]
-    assert says in (row.reason or "")
-
-
-def test_time_limit_is_its_own_state(lab: Any) -> None:
-    run = lab.submit(time_seconds=3661)
-    finish(lab, run, "Failed", reason="DeadlineExceeded")
-    row = follow(lab, run)
-    assert (row.state, row.reason) == (RunState.TIMED_OUT, "stopped at its time limit of 1:01:01")
-
-
-def test_prepare_that_failed_is_told_in_its_own_words(lab: Any, pod_of: PodOf) -> None:
-    run = lab.submit()
-    finish(lab, run, "Failed", reason="BackoffLimitExceeded")
-    init = [{"name": "prepare", "state": {"terminated": {"exitCode": 1, "message": "disk is full\n"}}}]
-    lab.cluster.pod_list = [pod_of(run, initContainerStatuses=init)]
-    assert follow(lab, run).reason == "it could not be prepared: disk is full"
-
-
-@pytest.mark.parametrize(
-    ("reason", "state"),
-    [
-        ("DeletionByTaintManager", RunState.LOST),
-        ("EvictionByEvictionAPI", RunState.FAILED),
-        ("TerminationByKubelet", RunState.FAILED),
-    ],
-)
-def test_lost_node_is_named(lab: Any, pod_of: PodOf, reason: str, state: RunState) -> None:
-    run = lab.submit()
-    finish(lab, run, "Failed", reason="BackoffLimitExceeded")
-    conditions = [{"type": "DisruptionTarget", "status": "True", "reason": reason}]
-    lab.cluster.pod_list = [pod_of(run, conditions=conditions)]
-    row = follow(lab, run)
-    assert row.state is state
-    assert "gpu1" in (row.reason or "")
-
-
-def test_preempted_run_waits_again_as_if_it_had_never_started(lab: Any, pod_of: PodOf) -> None:
-    run = lab.submit()
-    job = admit(lab, run)
-    lab.cluster.pod_list = [pod_of(run, state=RUNNING)]
-    assert follow(lab, run).state is RunState.RUNNING
-    job["spec"]["suspend"] = True
-    lab.cluster.pod_list = []
-    evicted = {"type": "Evicted", "status": "True", "reason": "Preempted"}
-    lab.cluster.workloads[run.id] = {"status": {"conditions": [evicted]}}
-    row = follow(lab, run)
-    assert (row.state, row.node, row.started_at) == (RunState.QUEUED, None, None)
-    assert (row.reason or "").startswith("had to give its place back, waits")
 
 
 def test_unschedulable_pod_says_so(lab: Any, pod_of: PodOf) -> None:

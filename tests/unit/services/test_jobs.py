@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 
 def made(lab: Any, **changes: Any) -> dict[str, Any]:
     run = lab.submit(**changes)
@@ -18,15 +20,72 @@ def pod(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def env(container: dict[str, Any]) -> dict[str, str]:
-    return {entry["name"]: entry["value"] for entry in container["env"]}
+    return {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
 
 
 def test_job_waits_in_the_projects_queue_and_is_never_started_twice(lab: Any) -> None:
     job = made(lab, time_seconds=60)
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "default"
     assert (job["spec"]["suspend"], job["spec"]["backoffLimit"]) == (True, 0)
-    assert job["spec"]["activeDeadlineSeconds"] == 60
     assert pod(job)["restartPolicy"] == "Never"
+
+
+@pytest.mark.parametrize(("limit", "warning"), [(86400, 30), (300, 30), (60, 6), (5, 1)])
+def test_time_limit_is_labruns_and_the_clusters_only_after_it(lab: Any, limit: int, warning: int) -> None:
+    job = made(lab, time_seconds=limit)
+    mine = env(pod(job)["containers"][0])
+    assert (mine["LABCLUSTER_TIME_SECONDS"], mine["LABCLUSTER_WARNING_SECONDS"]) == (str(limit), str(warning))
+    assert job["spec"]["activeDeadlineSeconds"] == limit + 3600
+    assert "activeDeadlineSeconds" not in made(lab)["spec"]
+
+
+def test_priority_is_kueues(lab: Any) -> None:
+    for priority in ("interactive", "normal", "low"):
+        labels = made(lab, priority=priority)["metadata"]["labels"]
+        assert labels["kueue.x-k8s.io/priority-class"] == f"labcluster-{priority}"
+
+
+def test_gang_is_one_indexed_job_whose_pods_know_one_another(lab: Any) -> None:
+    job = made(lab, nodes=2, gpus=2)
+    spec = job["spec"]
+    assert (spec["completions"], spec["parallelism"], spec["completionMode"]) == (2, 2, "Indexed")
+    assert spec["backoffLimit"] == 0, "one that fails ends all"
+    assert spec["template"]["metadata"]["labels"]["labcluster.internal/gang"] == "true"
+    assert pod(job)["subdomain"] == "runs"
+    for container in (pod(job)["containers"][0], pod(job)["initContainers"][0]):
+        mine = env(container)
+        assert (mine["MASTER_ADDR"], mine["MASTER_PORT"]) == ("run-vision-1-0.runs", "29500")
+        assert (mine["WORLD_SIZE"], mine["LABCLUSTER_NODES"]) == ("2", "2")
+        assert mine["NCCL_SOCKET_IFNAME"] == mine["GLOO_SOCKET_IFNAME"] == "eth0"
+        index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+        for name in ("NODE_RANK", "RANK"):
+            (found,) = (entry for entry in container["env"] if entry["name"] == name)
+            assert found["valueFrom"] == {"fieldRef": {"fieldPath": index}}
+
+
+def test_run_on_one_node_is_no_gang(lab: Any) -> None:
+    job = made(lab)
+    assert "completionMode" not in job["spec"]
+    assert "subdomain" not in pod(job)
+    assert "MASTER_ADDR" not in env(pod(job)["containers"][0])
+    assert "labcluster.internal/gang" not in job["spec"]["template"]["metadata"]["labels"]
+
+
+def test_run_stays_with_a_silent_node_for_as_long_as_the_site_says(lab: Any) -> None:
+    seconds = {
+        (toleration["key"], toleration["effect"]): toleration["tolerationSeconds"]
+        for toleration in pod(made(lab))["tolerations"]
+    }
+    assert seconds == {
+        ("node.kubernetes.io/not-ready", "NoExecute"): 300,
+        ("node.kubernetes.io/unreachable", "NoExecute"): 300,
+    }
+
+
+def test_node_disk_is_limited_and_not_queued_for(lab: Any) -> None:
+    resources = pod(made(lab))["containers"][0]["resources"]
+    assert resources["limits"]["ephemeral-storage"] == "20Gi"
+    assert resources["requests"]["ephemeral-storage"] == "0"
 
 
 def test_every_object_says_whose_it_is(lab: Any) -> None:
