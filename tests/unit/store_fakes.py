@@ -181,7 +181,9 @@ class FakeStore:
         self._check()
         update = change.model_dump(include={"state", "reason", "finished_at"})
         changed = []
-        for row in self.members(project, number):
+        for row in sorted(self.rows.values(), key=lambda row: row.trial):
+            if (row.project, row.number) != (project, number):
+                continue
             if not row.state.final and (trials is None or row.trial in trials):
                 self.rows[row.id] = row.model_copy(update=update)
                 changed.append(self.rows[row.id])

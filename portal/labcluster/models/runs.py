@@ -268,6 +268,18 @@ class RunList(_Model):
     items: list[RunView]
 
 
+class NewRunList(_Model):
+    """What several submits would accept, in their order."""
+
+    items: list[NewRun]
+
+
+class BulkAnswer(_Model):
+    """What several submits became, in their order; an array has one id."""
+
+    ids: list[str]
+
+
 class RunFilter(_Model):
     """Which runs to list; `projects` bounds what the caller may see (None: all)."""
 
@@ -322,17 +334,19 @@ class WhoAmI(_Model):
 
 
 class QueueItem(_Model):
-    """A run that waits or runs, in the order in which the queue serves them."""
+    """A run or an array that waits or runs, in the order in which the queue serves them."""
 
     run: str
     project: str
     user: str
     name: str
-    gpus: int
+    gpus: int = Field(description="of all its nodes; of an array those of the members that have them")
+    priority: Priority
     state: RunState
     position: int | None
     reason: str | None
     submitted_at: datetime
+    members: dict[RunState, int] | None = Field(None, description="of an array: its active members by state")
 
 
 class Queue(_Model):

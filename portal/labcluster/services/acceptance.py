@@ -20,6 +20,7 @@ from labcluster.errors import (
     NotFoundError,
     UncertainError,
     UnreachableError,
+    UsageError,
 )
 from labcluster.models.callers import Caller
 from labcluster.models.runs import Member, NewRun, Run, RunRequest, RunState, Submission
@@ -74,7 +75,7 @@ class Acceptance:
 
     def check(self, caller: Caller, request: RunRequest) -> Submission:
         """The request with every name resolved; nothing is written."""
-        return self._check_all(caller, [request], lines=False)[0]
+        return self.check_all(caller, [request], lines=False)[0]
 
     def submit(
         self, caller: Caller, requests: Sequence[RunRequest], key: str, *, lines: bool = False
@@ -86,7 +87,7 @@ class Acceptance:
         """
         print_of = _fingerprint(requests)
         try:
-            items = self._check_all(caller, requests, lines=lines)
+            items = self.check_all(caller, requests, lines=lines)
             self._rehearse(items, lines=lines)
         except LabclusterError:
             # What was accepted once stays accepted, although it would not be today.
@@ -99,7 +100,8 @@ class Acceptance:
         except UncertainError:
             return self._kept(caller.user, key, print_of, len(requests)), True
 
-    def _check_all(self, caller: Caller, requests: Sequence[RunRequest], *, lines: bool) -> list[Submission]:
+    def check_all(self, caller: Caller, requests: Sequence[RunRequest], *, lines: bool) -> list[Submission]:
+        """The same for several; with `lines` an error names the one that it is about, counted from 1."""
         if caller.admin:
             raise NotAllowedError(f"{caller.user} is an administrator without a project: submit as a member")
         items = []
@@ -117,6 +119,9 @@ class Acceptance:
                 )
             except LabclusterError as error:
                 raise _of_line(error, line, lines) from None
+        total = sum(len(item.array.indices) if item.array else 1 for item in items)
+        if total > self._limits.max_array:
+            raise UsageError(f"{total} runs at once: at most {self._limits.max_array} are allowed")
         self._check_after(caller, items, lines=lines)
         return items
 

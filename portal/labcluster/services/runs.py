@@ -11,6 +11,7 @@ from labcluster.errors import (
     LabclusterError,
     NotAllowedError,
     NotFoundError,
+    UnreachableError,
     UsageError,
 )
 from labcluster.models.callers import Caller
@@ -28,17 +29,23 @@ from labcluster.models.runs import (
     RunFilter,
     RunRequest,
     RunState,
+    RunView,
     WhoAmI,
 )
 from labcluster.models.settings import JobSettings, RunLimits
 from labcluster.services import images
 from labcluster.services.acceptance import Acceptance
+from labcluster.services.arrays import MAX_INDEX, parse_indices
 from labcluster.services.logs import LogTail
 from labcluster.services.nodes import list_nodes
 from labcluster.services.ports import ClusterView, ImageRegistry, JobApi, LogApi, RunStore
 from labcluster.services.queue import QueueReport
 
 log = logging.getLogger(__name__)
+
+
+# The reconciler removes the Jobs of the other members of a cancelled array.
+_REMOVED_AT_ONCE = 20
 
 
 class RunService:
@@ -89,20 +96,44 @@ class RunService:
         """Accept all or none of several; an error names the line."""
         return self._acceptance.submit(caller, request.items, request.idempotency_key, lines=True)
 
+    def check_all(self, caller: Caller, request: BulkRequest) -> list[NewRun]:
+        """What `submit_all` would accept; nothing is written."""
+        items = self._acceptance.check_all(caller, request.items, lines=True)
+        return [item.run for item in items]
+
     def make_jobs(self, runs: Sequence[Run]) -> None:
         """Make the Jobs of runs that were just accepted, as far as they may have one now."""
         self._acceptance.make_jobs(runs)
 
-    def get(self, caller: Caller, run_id: str) -> Run:
-        """A run of one of the caller's projects."""
+    def look(self, caller: Caller, run_id: str) -> Run | RunArray:
+        """A run, a member of an array, or an array as a whole, of one of the caller's projects."""
         match = RUN_ID.fullmatch(run_id)
         if match is None:
             raise UsageError(f"{run_id!r} is not the id of a run, such as vision-12")
         if caller.admin or match["project"] in self._view.memberships(caller.user):
-            run = self._store.get(match["project"], int(match["number"]), int(match["trial"] or 0))
-            if run is not None:
+            project, number, trial = match["project"], int(match["number"]), match["trial"]
+            run = self._store.get(project, number, int(trial or 0))
+            if run is not None and run.id == f"{project}-{number}" + (f".{int(trial)}" if trial else ""):
                 return run
+            array = self._store.array(project, number) if trial is None else None
+            if array is not None:
+                return array
         raise NotFoundError(f"there is no run {run_id} in your projects")
+
+    def get(self, caller: Caller, run_id: str) -> Run:
+        """One run, which may be a member of an array, of one of the caller's projects."""
+        run = self.look(caller, run_id)
+        if isinstance(run, RunArray):
+            raise UsageError(f"{run.id} is an array: name a member, such as {run.first.id}")
+        return run
+
+    def members(self, caller: Caller, run_id: str, states: frozenset[RunState] | None) -> list[Run]:
+        """The members of an array by index."""
+        array = self.look(caller, run_id)
+        if isinstance(array, Run):
+            raise UsageError(f"{array.id} is no array")
+        members = self._store.members(array.first.project, array.first.number)
+        return [run for run in members if states is None or run.state in states]
 
     def find(
         self,
@@ -122,29 +153,80 @@ class RunService:
         query = RunFilter(projects=allowed, user=user, states=states, limit=limit)
         return list(self._store.find(query))
 
-    def recent(self, limit: int) -> list[Run | RunArray]:
+    def recent(self, limit: int) -> list[RunView]:
         """The newest runs and arrays of all projects, for the start page."""
-        return list(self._store.find(RunFilter(limit=limit)))
+        return [RunView.of(run) for run in self._store.find(RunFilter(limit=limit))]
 
-    def cancel(self, caller: Caller, run_id: str) -> Run:
-        """End a run; one that ended already stays as it is."""
-        run = self.get(caller, run_id)
-        if run.user != caller.user and not caller.admin:
-            raise NotAllowedError(f"run {run.id} belongs to {run.user}: only {run.user} may cancel it")
-        if run.state.final:
-            return run
-        update = {
-            "state": RunState.CANCELLED,
-            "reason": f"cancelled by {caller.user}",
-            "finished_at": self._clock(),
-        }
-        # The table first: if we die before the Job is gone, the reconciler removes it.
-        self._store.change(run, RunChange.of(run).model_copy(update=update))
-        try:
-            self._jobs.delete(run.namespace, run.job_name, run.user)
-        except LabclusterError as error:
-            log.warning("run %s is cancelled, its Job goes later: %s", run.id, error)
-        return self._store.get(run.project, run.number, run.trial) or run
+    def cancel(self, caller: Caller, run_id: str, index: str | None = None) -> Run | RunArray:
+        """End a run, an array, or those of its members that `index` names; what ended already stays."""
+        run = self._owned(caller, run_id, "cancel")
+        trials = self._trials(run, index)
+        change = RunChange(
+            state=RunState.CANCELLED, reason=f"cancelled by {caller.user}", finished_at=self._clock()
+        )
+        first = run.first if isinstance(run, RunArray) else run
+        # The table first: if we die before the Jobs are gone, the reconciler removes them.
+        ended = self._store.end(first.project, first.number, trials, change)
+        self._remove_jobs([one for one in ended if one.job_uid or one.array_index is None])
+        return self.look(caller, run.id)
+
+    def requeue(self, caller: Caller, run_id: str, index: str | None = None) -> Run | RunArray:
+        """End the present attempt of a run, if it has one, and queue the next.
+
+        Of an array, without `index`, those members that run or that ended without success. The
+        reconciler removes the Job of the old attempt and makes that of the new one.
+        """
+        run = self._owned(caller, run_id, "queue it again")
+        first = run.first if isinstance(run, RunArray) else run
+        if first.project not in self._view.memberships(first.user):
+            raise NotAllowedError(f"{first.user} is no member of project {first.project} any more")
+        trials = self._trials(run, index)
+        if isinstance(run, RunArray):
+            chosen = [
+                member
+                for member in self._store.members(first.project, first.number)
+                if (trials is None and member.state is not RunState.SUCCEEDED)
+                or (trials is not None and member.trial in trials)
+            ]
+        else:
+            chosen = [run]
+        # What waits without a Job is queued as well as it can be.
+        again = [one for one in chosen if one.state is not RunState.QUEUED or one.job_uid is not None]
+        self._store.requeue(again, f"queued again by {caller.user}")
+        return self.look(caller, run.id)
+
+    def _remove_jobs(self, runs: Sequence[Run]) -> None:
+        """Remove the Jobs of runs that were ended in the table, as many as one request may wait for."""
+        for run in runs[:_REMOVED_AT_ONCE]:
+            try:
+                self._jobs.delete(run.namespace, run.job_name, run.user)
+            except LabclusterError as error:
+                log.warning("run %s is cancelled, its Job goes later: %s", run.id, error)
+                if isinstance(error, UnreachableError):
+                    return
+
+    def _owned(self, caller: Caller, run_id: str, verb: str) -> Run | RunArray:
+        run = self.look(caller, run_id)
+        owner = run.first.user if isinstance(run, RunArray) else run.user
+        if owner != caller.user and not caller.admin:
+            raise NotAllowedError(f"run {run.id} belongs to {owner}: only {owner} may {verb}")
+        return run
+
+    def _trials(self, run: Run | RunArray, index: str | None) -> tuple[int, ...] | None:
+        """The members that are meant; None for all."""
+        if isinstance(run, Run):
+            if index is not None:
+                raise UsageError(f"--index {index}: {run.id} is no array")
+            return (run.trial,)
+        if index is None:
+            return None
+        trials = parse_indices("--index", index, MAX_INDEX + 1)
+        there = {member.trial for member in self._store.members(run.first.project, run.first.number)}
+        absent = [str(trial) for trial in trials if trial not in there]
+        if absent:
+            has = f"array {run.id} ({run.summary.indices}) has no member"
+            raise NotFoundError(f"--index {index}: {has} {', '.join(absent[:5])}")
+        return trials
 
     def logs(self, caller: Caller, run_id: str, *, follow: bool) -> LogTail:
         """The output of a run."""

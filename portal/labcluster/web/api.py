@@ -13,8 +13,11 @@ from fastapi.responses import StreamingResponse
 
 from labcluster.errors import ConflictError
 from labcluster.models.runs import (
+    BulkAnswer,
+    BulkRequest,
     ImageList,
     NewRun,
+    NewRunList,
     NodeList,
     Problem,
     Queue,
@@ -47,19 +50,39 @@ router = APIRouter(prefix="/api/v1", responses=PROBLEMS)
 def submit_run(
     request: RunRequest, response: Response, caller: CallerOf, portal: PortalOf, after: BackgroundTasks
 ) -> RunView:
-    """Submit a run. The same idempotency key again gives the same run with status 200."""
+    """Submit a run or an array. The same idempotency key again gives the same one with status 200."""
     run, created = portal.runs.submit(caller, request)
     if created:
         after.add_task(portal.runs.make_jobs, [run])
     response.status_code = 201 if created else 200
-    response.headers["Location"] = f"/api/v1/runs/{run.id}"
-    return RunView.of(run)
+    response.headers["Location"] = f"/api/v1/runs/{run.array_id or run.id}"
+    return RunView.of(portal.runs.look(caller, run.array_id) if run.array_id else run)
+
+
+@router.post(
+    "/runs/bulk", status_code=201, responses={200: {"model": BulkAnswer, "description": "Accepted before"}}
+)
+def submit_runs(
+    request: BulkRequest, response: Response, caller: CallerOf, portal: PortalOf, after: BackgroundTasks
+) -> BulkAnswer:
+    """Submit several runs, of which all or none are accepted; an error names the first bad one as a line."""
+    runs, created = portal.runs.submit_all(caller, request)
+    if created:
+        after.add_task(portal.runs.make_jobs, runs)
+    response.status_code = 201 if created else 200
+    return BulkAnswer(ids=[run.array_id or run.id for run in runs])
 
 
 @router.post("/runs/check")
 def check_run(request: RunRequest, caller: CallerOf, portal: PortalOf) -> NewRun:
     """What a submit would accept, with every name resolved; nothing is written or made."""
     return portal.runs.check(caller, request)
+
+
+@router.post("/runs/bulk/check")
+def check_runs(request: BulkRequest, caller: CallerOf, portal: PortalOf) -> NewRunList:
+    """What a submit of several would accept; nothing is written or made."""
+    return NewRunList(items=portal.runs.check_all(caller, request))
 
 
 @router.get("/runs")
@@ -71,7 +94,7 @@ def list_runs(
     state: Annotated[list[RunState] | None, Query()] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> RunList:
-    """Runs of the caller's projects, newest first."""
+    """Runs and arrays of the caller's projects, newest first; an array is one item."""
     states = frozenset(state) if state else None
     runs = portal.runs.find(caller, project=project, user=user, states=states, limit=limit)
     return RunList(items=[RunView.of(run) for run in runs])
@@ -79,14 +102,40 @@ def list_runs(
 
 @router.get("/runs/{run_id}")
 def get_run(run_id: str, caller: CallerOf, portal: PortalOf) -> RunView:
-    """One run."""
-    return RunView.of(portal.runs.get(caller, run_id))
+    """One run, one member of an array (`vision-12.3`), or an array as a whole."""
+    return RunView.of(portal.runs.look(caller, run_id))
+
+
+@router.get("/runs/{run_id}/members")
+def get_members(
+    run_id: str,
+    caller: CallerOf,
+    portal: PortalOf,
+    state: Annotated[list[RunState] | None, Query()] = None,
+) -> RunList:
+    """The members of an array by index."""
+    members = portal.runs.members(caller, run_id, frozenset(state) if state else None)
+    return RunList(items=[RunView.of(run) for run in members])
+
+
+IndexOf = Annotated[
+    str | None, Query(max_length=2000, description="of an array: only these members, as in 3,7-9")
+]
 
 
 @router.post("/runs/{run_id}/cancel")
-def cancel_run(run_id: str, caller: CallerOf, portal: PortalOf) -> RunView:
-    """End a run; one that ended already stays as it is."""
-    return RunView.of(portal.runs.cancel(caller, run_id))
+def cancel_run(run_id: str, caller: CallerOf, portal: PortalOf, index: IndexOf = None) -> RunView:
+    """End a run, an array or some of its members; what ended already stays as it is."""
+    return RunView.of(portal.runs.cancel(caller, run_id, index))
+
+
+@router.post("/runs/{run_id}/requeue")
+def requeue_run(run_id: str, caller: CallerOf, portal: PortalOf, index: IndexOf = None) -> RunView:
+    """End the present attempt of a run, if it has one, and queue the next.
+
+    Of an array, unless members are named, those that run or that ended without success.
+    """
+    return RunView.of(portal.runs.requeue(caller, run_id, index))
 
 
 @router.get("/runs/{run_id}/logs", response_class=StreamingResponse)
