@@ -46,6 +46,7 @@ labels:
   "login" (eq .ldapUser "portal" | ternary $login nil)
   "public_page" $v.publicPage
   "pod_egress" $v.network.podEgress
+  "storage_token_sha256" $v.storageTokenSha256
   | toPrettyJson }}
 {{- end }}
 
