@@ -21,8 +21,9 @@ _FIRST_POLL, _LAST_POLL = 0.2, 5.0
 class Follower:
     """One run's progress on standard error, and its output on standard output."""
 
-    def __init__(self, portal: Portal, run: dict[str, Any], *, quiet: bool = False) -> None:
+    def __init__(self, portal: Portal, run: dict[str, Any], *, quiet: bool = False, rank: int = 0) -> None:
         self.run = run
+        self._rank = rank
         self._portal = portal
         self._quiet = quiet
         self._said = ""
@@ -63,14 +64,15 @@ class Follower:
             except (ConflictError, NotFoundError):  # it has no log yet, or never had one, or its pod is gone
                 self._refresh()
                 if self.over:
-                    print_file(self.run, skip=self._sent)
+                    print_file(self.run, skip=self._sent, rank=self._rank)
                     return
             time.sleep(_FIRST_POLL)
 
     def _copy_log(self) -> None:
         skip = self._sent
         out = sys.stdout.buffer
-        for block in self._portal.stream(f"/runs/{self.run['id']}/logs", {"follow": True}):
+        query = {"follow": True, **of_rank(self._rank)}
+        for block in self._portal.stream(f"/runs/{self.run['id']}/logs", query):
             self._lost_since = None
             fresh = block[skip:]
             skip = max(0, skip - len(block))
@@ -111,10 +113,16 @@ class Follower:
         self._said = line
 
 
-def print_file(run: dict[str, Any], skip: int = 0) -> bool:
+def of_rank(rank: int) -> dict[str, Any]:
+    """What the portal is asked for the log of one of a run's pods."""
+    return {"rank": rank} if rank else {}
+
+
+def print_file(run: dict[str, Any], skip: int = 0, rank: int = 0) -> bool:
     """Copy a run's stdout.log, without its first bytes; False if the caller may not read it here."""
+    name = f"rank-{rank}.log" if rank else "stdout.log"
     try:
-        with (Path(run["directory"]) / "stdout.log").open("rb") as log:
+        with (Path(run["directory"]) / name).open("rb") as log:
             log.seek(skip)
             shutil.copyfileobj(log, sys.stdout.buffer, 1 << 20)
     except BrokenPipeError:
@@ -125,9 +133,11 @@ def print_file(run: dict[str, Any], skip: int = 0) -> bool:
     return True
 
 
-def wait_for_end(portal: Portal, run: dict[str, Any], *, logs: bool, as_json: bool = False) -> int:
+def wait_for_end(
+    portal: Portal, run: dict[str, Any], *, logs: bool, as_json: bool = False, rank: int = 0
+) -> int:
     """Stay with a run; answers the exit status for labctl. Ctrl-C leaves it running."""
-    follower = Follower(portal, run, quiet=as_json)
+    follower = Follower(portal, run, quiet=as_json, rank=rank)
     try:
         if logs:
             follower.until_started()

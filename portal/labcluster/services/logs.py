@@ -16,13 +16,26 @@ _END_POLLS = 30
 _ASK_STORE_EVERY = 20
 
 
+def log_file(rank: int) -> str:
+    """The file in a run's directory that one of its pods' output is kept in."""
+    return f"rank-{rank}.log" if rank else "stdout.log"
+
+
 class LogTail:
     """The log of one run for one reader."""
 
     def __init__(
-        self, run: Run, store: RunStore, view: ClusterView, logs: LogApi, user: str, follow: bool
+        self,
+        run: Run,
+        store: RunStore,
+        view: ClusterView,
+        logs: LogApi,
+        user: str,
+        follow: bool,
+        rank: int = 0,
     ) -> None:
         self._run = run
+        self._rank = rank
         self._store = store
         self._view = view
         self._logs = logs
@@ -34,12 +47,14 @@ class LogTail:
 
     def check(self) -> None:
         """Raise what must be said before the first byte is sent."""
-        run, pod = self._run, self._view.pod(self._run)
+        run, pod = self._run, self._view.pod(self._run, self._rank)
+        if self._rank >= run.nodes:
+            raise NotFoundError(f"run {run.id} has no rank {self._rank}: it has --nodes {run.nodes}")
         if run.state.final and (pod is None or not _started(pod)):
             if run.started_at is None:
                 raise ConflictError(f"run {run.id} has no log: it never started ({run.reason or run.state})")
             raise NotFoundError(
-                f"the pod of run {run.id} is gone; its log is kept in {run.directory}/stdout.log"
+                f"the pod of run {run.id} is gone; its log is kept in {run.directory}/{log_file(self._rank)}"
             )
         if not self._follow and (pod is None or not _started(pod)):
             because = f": {run.reason}" if run.reason else ""
@@ -66,7 +81,7 @@ class LogTail:
                     raise
             if not self._follow or self._ended(pod):
                 return
-            pod = self._view.pod(self._run)
+            pod = self._view.pod(self._run, self._rank)
 
     def _lines(self, pod: KubeObject) -> Iterator[bytes]:
         """Lines without their times; a reopened stream begins with some that were sent."""
@@ -91,7 +106,7 @@ class LogTail:
     def _wait_for_start(self) -> KubeObject | None:
         turn = 0
         while not self._closed.is_set():
-            pod = self._view.pod(self._run)
+            pod = self._view.pod(self._run, self._rank)
             if pod is not None and _started(pod):
                 return pod
             if turn % _ASK_STORE_EVERY == 0 and turn:
@@ -106,7 +121,7 @@ class LogTail:
         """Whether the stream ended because the container did, and not the connection."""
         name = pod["metadata"]["name"]
         for turn in range(_END_POLLS):
-            now = self._view.pod(self._run)
+            now = self._view.pod(self._run, self._rank)
             if now is None or now["metadata"]["name"] != name or _terminated(now):
                 return True
             if turn % _ASK_STORE_EVERY == 0:

@@ -228,12 +228,12 @@ class RunService:
             raise NotFoundError(f"--index {index}: {has} {', '.join(absent[:5])}")
         return trials
 
-    def logs(self, caller: Caller, run_id: str, *, follow: bool) -> LogTail:
-        """The output of a run."""
+    def logs(self, caller: Caller, run_id: str, *, follow: bool, rank: int = 0) -> LogTail:
+        """The output of one of a run's pods."""
         run = self.get(caller, run_id)
         # The portal itself may read no log: an administrator reads it as the run's owner.
         reader = run.user if caller.admin else caller.user
-        tail = LogTail(run, self._store, self._view, self._logs, reader, follow)
+        tail = LogTail(run, self._store, self._view, self._logs, reader, follow, rank)
         tail.check()
         return tail
 

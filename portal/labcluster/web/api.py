@@ -140,14 +140,18 @@ def requeue_run(run_id: str, caller: CallerOf, portal: PortalOf, index: IndexOf 
 
 @router.get("/runs/{run_id}/logs", response_class=StreamingResponse)
 async def get_logs(
-    run_id: str, caller: CallerOf, portal: PortalOf, follow: bool = False
+    run_id: str,
+    caller: CallerOf,
+    portal: PortalOf,
+    follow: bool = False,
+    rank: Annotated[int, Query(ge=0)] = 0,
 ) -> StreamingResponse:
-    """The output of a run. With `follow` it waits for the start and stays until the end."""
+    """The output of a run, or of its pod `rank`. With `follow` it stays from the start until the end."""
     if portal.log_readers.available_tokens < 1:
         raise ConflictError(
             "too many people follow logs now: read the file stdout.log in the run's directory"
         )
-    tail = await run_in_threadpool(portal.runs.logs, caller, run_id, follow=follow)
+    tail = await run_in_threadpool(portal.runs.logs, caller, run_id, follow=follow, rank=rank)
     return StreamingResponse(
         _read(tail, portal.log_readers),
         media_type="text/plain; charset=utf-8",

@@ -158,6 +158,18 @@ def test_logs_of_a_running_run_come_from_the_portal(portal: FakePortal, labctl: 
     assert portal.requests[-1].query == {}
 
 
+def test_logs_of_another_rank_are_asked_for_or_its_file(
+    portal: FakePortal, labctl: Labctl, tmp_path: Path
+) -> None:
+    portal.on("GET", "/runs/vision-7", run("running"))
+    portal.on("GET", "/runs/vision-7/logs", Chunks([b"rank one\n"]))
+    assert labctl("logs", "--rank", "1", "vision-7")[:2] == (0, "rank one\n")
+    assert portal.requests[-1].query == {"rank": ["1"]}
+    (tmp_path / "rank-1.log").write_bytes(b"all of rank one\n")
+    portal.on("GET", "/runs/vision-7", run("succeeded", exit_code=0, directory=str(tmp_path)))
+    assert labctl("logs", "--rank", "1", "vision-7")[:2] == (0, "all of rank one\n")
+
+
 def test_logs_of_a_finished_run_are_its_file(portal: FakePortal, labctl: Labctl, tmp_path: Path) -> None:
     (tmp_path / "stdout.log").write_bytes(b"all of it\xff\n")
     portal.on("GET", "/runs/vision-7", run("failed", exit_code=3, directory=str(tmp_path)))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from job_fakes import RUNNING, admit, disrupted, ended, follow
+from labcluster.errors import NotFoundError
 from labcluster.models.runs import Run, RunState
 
 PodOf = Callable[..., dict[str, Any]]
@@ -82,3 +83,13 @@ def test_only_the_pods_of_one_gang_may_reach_one_another(lab: Any) -> None:
     single = lab.submit()
     follow(lab, single)
     assert len(lab.cluster.policies) == 1
+
+
+def test_each_pod_of_a_gang_has_its_own_log(lab: Any, pod_of: PodOf) -> None:
+    run = gang_of(lab)
+    lab.cluster.pod_list = [pod_of(run, state=RUNNING), pod_of(run, rank=1, state=RUNNING)]
+    name = lab.cluster.pod_list[1]["metadata"]["name"]
+    lab.logs.streams = {name: [[b"2026-11-21T08:00:05Z one\n"]]}
+    assert list(lab.runs.logs(lab.ada, run.id, follow=False, rank=1)) == [b"one\n"]
+    with pytest.raises(NotFoundError, match="has no rank 2"):
+        lab.runs.logs(lab.ada, run.id, follow=False, rank=2)
