@@ -104,7 +104,7 @@ def identity(api: KubeApi) -> KubeApi:
 def lab(identity: KubeApi) -> KubeApi:
     """ada and eve in vision, bo in speech, all in shared, laid out as the controller does it."""
     for item in site().objects:
-        if item["kind"] in ("Namespace", "ConfigMap", "RoleBinding", "ServiceAccount"):
+        if item["kind"] in ("Namespace", "ConfigMap", "RoleBinding", "ServiceAccount", "LimitRange"):
             apply(identity, item)
     rbac = "rbac.authorization.k8s.io"
     careless = {

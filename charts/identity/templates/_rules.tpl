@@ -96,7 +96,7 @@ Who and in which queue is here, what a pod may be in _rules_pod.tpl.
 - name: systemAnnotations
   expression: >-
     {{ include "identity.keys" (merge (dict "of" "annotations") .) }}.filter(k,
-    !k.matches("^([A-Za-z0-9_-]+|(kubectl[.]kubernetes[.]io|app[.]kubernetes[.]io|prometheus[.]io|labcluster[.]internal)/.*|kueue[.]x-k8s[.]io/role-hash|deprecated[.]daemonset[.]template[.]generation)$")
+    !k.matches("^([A-Za-z0-9_-]+|(kubectl[.]kubernetes[.]io|app[.]kubernetes[.]io|prometheus[.]io|labcluster[.]internal)/.*|kueue[.]x-k8s[.]io/role-hash|kubernetes[.]io/limit-ranger|deprecated[.]daemonset[.]template[.]generation)$")
     && !(variables.controller && k.matches("^(batch[.]kubernetes[.]io|deployment[.]kubernetes[.]io|kueue[.]x-k8s[.]io)/")))
 {{- end }}
 
