@@ -320,6 +320,25 @@ func TestFilesGoThroughSftp(t *testing.T) {
 	}
 }
 
+func TestTheEndOfSftpIsAGoodOne(t *testing.T) {
+	here := connect(t)
+	channel, requests, err := here.OpenChannel("session", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ok, err := channel.SendRequest("subsystem", true, ssh.Marshal(struct{ Name string }{"sftp"}))
+	if !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	_ = channel.CloseWrite()
+	for request := range requests {
+		if request.Type == "exit-status" && bytes.Equal(request.Payload, []byte{0, 0, 0, 0}) {
+			return
+		}
+	}
+	t.Error("no exit status 0: scp would call its copy failed")
+}
+
 func TestPortsAndSocketsOfThePodAreReached(t *testing.T) {
 	here := connect(t)
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

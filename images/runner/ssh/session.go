@@ -138,13 +138,18 @@ func (s *session) run(request *ssh.Request) {
 	}
 }
 
+// openEnd is a channel that only we close: the exit status must still go through it, else scp takes a good
+// copy for a failure.
+type openEnd struct{ ssh.Channel }
+
+func (openEnd) Close() error { return nil }
+
 func (s *session) sftp() int {
 	// Relative names begin where a shell would.
 	here, _ := os.Getwd()
-	server, err := sftp.NewServer(s.channel, sftp.WithServerWorkingDirectory(here), sftp.WithAllocator())
+	server, err := sftp.NewServer(openEnd{s.channel}, sftp.WithServerWorkingDirectory(here), sftp.WithAllocator())
 	if err == nil {
 		err = server.Serve()
-		_ = server.Close()
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		return 1
