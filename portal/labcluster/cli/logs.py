@@ -10,6 +10,7 @@ import click
 from labcluster.cli import output
 from labcluster.cli.parameters import RunType
 from labcluster.cli.session import build
+from labcluster.errors import UsageError
 
 if TYPE_CHECKING:
     from labcluster.adapters.portal import Portal
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
 def command(run: str, follow: bool, rank: int) -> int | None:
     """Print what a run printed.
 
-    Both of its output streams, in order. Of a finished run it is the file stdout.log in the run's
-    directory (labctl show), or rank-N.log for the other pods of a run on several nodes.
+    Both of its output streams, in order; of an array name a member, as in vision-12.3. Of a finished run
+    it is the file stdout.log in the run's directory (labctl show), or rank-N.log for the other pods of a
+    run on several nodes.
     """
     portal = build()
     found = portal.get(f"/runs/{run}")
+    if found.get("array"):
+        raise UsageError(f"{run} is an array: name a member of {found['array']['indices']}, such as {run}.1")
     from labcluster.cli.following import exit_status, print_file, wait_for_end
 
     if found["state"] not in output.ACTIVE and print_file(found, rank=rank):

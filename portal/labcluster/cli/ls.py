@@ -8,10 +8,8 @@ import click
 
 from labcluster.cli import output
 from labcluster.cli.output import Column
-from labcluster.cli.parameters import ProjectType, json_option, user_name
+from labcluster.cli.parameters import STATES, ProjectType, json_option, user_name
 from labcluster.cli.session import build
-
-STATES = ["queued", "starting", "running", "succeeded", "failed", "cancelled", "timed_out", "lost"]
 
 
 @click.command()
@@ -32,7 +30,10 @@ STATES = ["queued", "starting", "running", "succeeded", "failed", "cancelled", "
 def command(
     everybody: bool, user: str | None, project: str | None, state: str | None, limit: int, as_json: bool
 ) -> None:
-    """List runs, newest first."""
+    """List runs, newest first.
+
+    An array is one row: labctl show lists its members.
+    """
     who = None if everybody else user or user_name()
     query = {"project": project, "user": who, "state": state, "limit": limit}
     runs: list[dict[str, Any]] = build().get("/runs", query)["items"]
@@ -45,16 +46,19 @@ def command(
         return
     columns = [Column("RUN"), Column("STATE"), Column("NAME"), Column("USER"), Column("GPUS", right=True)]
     columns += [Column("SUBMITTED"), Column("TOOK", right=True), Column("NODE")]
+    arrays = any(run.get("array") for run in runs)
+    columns += [Column("MEMBERS", wrap=True)] if arrays else []
     rows = [
         [
             run["id"],
             run["state"],
             run["name"],
             run["user"],
-            run["gpus"],
+            run["gpus"] * run.get("nodes", 1),
             output.when(run["submitted_at"]),
             output.took(run),
             run["node"],
+            *([output.members(run)] if arrays else []),
         ]
         for run in runs
     ]

@@ -133,6 +133,18 @@ def devices(count: int) -> str:
     return "no GPU" if count == 0 else f"{count} GPU" if count == 1 else f"{count} GPUs"
 
 
+def members(run: Run, *, words: bool = False) -> str:
+    """How an array's members stand: `running:20,queued:480`, in words `20 running, 480 queued`."""
+    array = run.get("array")
+    if not array:
+        return ""
+    counts = array["counts"]
+    order = [state for state in _COLOURS if counts.get(state)]
+    if words:
+        return ", ".join(f"{counts[state]} {state.replace('_', ' ')}" for state in order)
+    return ",".join(f"{state}:{counts[state]}" for state in order)
+
+
 def state_line(run: Run) -> str:
     """One line on how a run stands: `vision-7 succeeded in 42s on gpu1, files in /lab/…`."""
     state = run["state"]
@@ -140,14 +152,17 @@ def state_line(run: Run) -> str:
     if state in ACTIVE:
         if run["node"] and state != "queued":
             words.append(f"on {run['node']}")
-        if run["reason"]:
-            words[-1] += f": {run['reason']}"
+        because = members(run, words=True) or run["reason"]
+        if because:
+            words[-1] += f": {because}"
         return " ".join(words)
     if run["started_at"]:
         words.append(f"after {took(run)}" if state != "succeeded" else f"in {took(run)}")
         if run["node"]:
             words.append(f"on {run['node']}")
-    if run["reason"] and state != "succeeded":
+    if members(run):
+        words[-1] += f": {members(run, words=True)}"
+    elif run["reason"] and state != "succeeded":
         words[-1] += f": {run['reason']}"
     elif run["exit_code"]:
         words[-1] += f": exit code {run['exit_code']}"

@@ -13,6 +13,8 @@ from click.shell_completion import CompletionItem
 from labcluster.cli import quantities
 from labcluster.errors import LabclusterError, UsageError
 
+STATES = ["queued", "starting", "running", "succeeded", "failed", "cancelled", "timed_out", "lost"]
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 

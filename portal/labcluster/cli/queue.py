@@ -24,7 +24,12 @@ def command(as_json: bool) -> None:
         output.say("nothing runs and nothing waits")
         return
     columns = [Column("POS", right=True), Column("RUN"), Column("STATE"), Column("NAME"), Column("USER")]
-    columns += [Column("GPUS", right=True), Column("SUBMITTED"), Column("REASON", wrap=True)]
+    columns += [
+        Column("PRIORITY"),
+        Column("GPUS", right=True),
+        Column("SUBMITTED"),
+        Column("REASON", wrap=True),
+    ]
     rows = [
         [
             item["position"],
@@ -32,6 +37,7 @@ def command(as_json: bool) -> None:
             item["state"],
             item["name"],
             item["user"],
+            item.get("priority"),
             item["gpus"],
             output.when(item["submitted_at"]),
             item["reason"],

@@ -9,32 +9,70 @@ from typing import Any
 import click
 
 from labcluster.cli import output
-from labcluster.cli.parameters import RunType, json_option
+from labcluster.cli.output import Column
+from labcluster.cli.parameters import STATES, RunType, json_option
 from labcluster.cli.quantities import show_seconds
 from labcluster.cli.session import build
+from labcluster.errors import UsageError
 
 
 @click.command()
 @click.argument("run", type=RunType())
+@click.option(
+    "-s", "--state", type=click.Choice(STATES), metavar="STATE", help="Of an array: only members in it."
+)
 @json_option
-def command(run: str, as_json: bool) -> None:
-    """Show all that is known about a run."""
-    found = build().get(f"/runs/{run}")
+def command(run: str, state: str | None, as_json: bool) -> None:
+    """Show all that is known about a run.
+
+    Of an array also how each of its members stands.
+    """
+    portal = build()
+    found = portal.get(f"/runs/{run}")
+    array = found.get("array")
+    if state and not array:
+        raise UsageError(f"--state {state}: {run} is no array")
+    members = portal.get(f"/runs/{run}/members", {"state": state})["items"] if array else []
     if as_json:
-        output.emit_json(found)
-    else:
-        show(found)
+        output.emit_json(found | {"members": members} if array else found)
+        return
+    show(found)
+    if array:
+        _show_members(members)
+
+
+def _show_members(members: list[dict[str, Any]]) -> None:
+    columns = [Column("RUN"), Column("STATE"), Column("ATTEMPT", right=True), Column("TOOK", right=True)]
+    columns += [Column("EXIT", right=True), Column("NODE"), Column("REASON", wrap=True)]
+    rows = [
+        [
+            member["id"],
+            member["state"],
+            member["attempt"],
+            output.took(member),
+            member["exit_code"],
+            member["node"],
+            member["reason"],
+        ]
+        for member in members
+    ]
+    print()
+    output.table(columns, rows)
 
 
 def show(run: Mapping[str, Any]) -> None:
     """A run, or what would become one (then it has no id and no state)."""
     if run.get("id"):
         state = output.coloured(run["state"].replace("_", " "), run["state"])
-        print(f"{run['id']} {run['name']}: {state}" + (f", {run['reason']}" if run["reason"] else ""))
+        because = output.members(run, words=True) or run["reason"]
+        print(f"{run['id']} {run['name']}: {state}" + (f", {because}" if because else ""))
     resources = [output.devices(run["gpus"]), f"{run['cpus']:g} CPU" + "s" * (run["cpus"] != 1)]
     resources += [f"{run['memory']} memory"]
+    if run.get("nodes", 1) > 1:
+        resources = [f"{run['nodes']} nodes with {resources[0]}", *resources[1:]]
     if run["time_seconds"]:
         resources.append(f"at most {show_seconds(run['time_seconds'])}")
+    array = run.get("array")
     finished = output.when(run.get("finished_at"))
     if finished and run.get("started_at"):
         finished += f"  ({output.took(run)})"
@@ -47,6 +85,11 @@ def show(run: Mapping[str, Any]) -> None:
             ("project", run["project"]),
             ("user", f"{run['user']} (uid {run['uid']}, gid {run['gid']})"),
             ("resources", ", ".join(resources)),
+            ("priority", run.get("priority") if run.get("priority") != "normal" else None),
+            ("requeue", "when the cluster ends it" if run.get("requeue") else None),
+            ("after", ", ".join(run.get("after") or [])),
+            ("array", array["indices"] if array else None),
+            ("attempt", run["attempt"] if run.get("attempt", 1) > 1 else None),
             ("image", run["image"]),
             ("digest", run["image_digest"]),
             ("submitted", output.when(run.get("submitted_at"))),

@@ -10,7 +10,7 @@ import click
 from labcluster.cli import output
 from labcluster.cli.parameters import EnvType, MemoryType, ProjectType, TimeType, dry_run_option, json_option
 from labcluster.cli.session import build
-from labcluster.errors import UsageError
+from labcluster.errors import LabclusterError, UsageError
 
 
 @click.command(
@@ -22,7 +22,10 @@ from labcluster.errors import UsageError
     "-p", "--project", type=ProjectType(), help="Project it belongs to; needed if you have several."
 )
 @click.option("-n", "--name", help="Name of the run and of its directory.  [default: the script's]")
-@click.option("-g", "--gpus", type=click.IntRange(min=0), default=0, metavar="N", help="GPUs.  [default: 0]")
+@click.option(
+    "-g", "--gpus", type=click.IntRange(min=0), default=0, metavar="N",
+    help="GPUs, on each of its nodes.  [default: 0]",
+)  # fmt: skip
 @click.option(
     "-c", "--cpus", type=click.FloatRange(min=0.1), default=1, metavar="N", help="CPU cores.  [default: 1]"
 )
@@ -39,6 +42,32 @@ from labcluster.errors import UsageError
     "-e", "--env", "env", type=EnvType(), multiple=True,
     help="Variable for the command; K alone takes this shell's value. Repeatable.",
 )  # fmt: skip
+@click.option(
+    "-N", "--nodes", type=click.IntRange(1, 1024), metavar="N",
+    help="So many pods that start together or not at all, each with these GPUs, CPUs and memory."
+    "  [default: 1]",
+)  # fmt: skip
+@click.option(
+    "--priority", type=click.Choice(["interactive", "normal", "low"]),
+    help="Place in the queue beside your project's other runs.  [default: normal]",
+)  # fmt: skip
+@click.option(
+    "--requeue", is_flag=True, default=None,
+    help="Start it anew when a lost node or preemption ended it, not its own failure.",
+)  # fmt: skip
+@click.option(
+    "-a", "--array", metavar="INDEXES",
+    help="One run for each index, as 0-499, 1,3,5 or 0-20:5; 0-499%20 runs 20 at once."
+    " The command finds its own in $LABCLUSTER_ARRAY_INDEX.",
+)  # fmt: skip
+@click.option(
+    "--after", multiple=True, metavar="RUN[:ok]",
+    help="Start when this run or array has ended, with :ok only if it succeeded. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--file", "file", metavar="FILE",
+    help="Submit every line, a JSON object with these options by name, all or none; - reads standard input.",
+)  # fmt: skip
 @click.option("-w", "--wait", is_flag=True, help="Wait for its end, and end with its exit status.")
 @click.option("-f", "--follow", is_flag=True, help="As --wait, and print what it prints.")
 @click.option("--idempotency-key", "key", help="The same key never makes a second run: for scripts.")
@@ -48,6 +77,8 @@ from labcluster.errors import UsageError
 def command(
     command: tuple[str, ...],
     env: tuple[tuple[str, str], ...],
+    after: tuple[str, ...],
+    file: str | None,
     wait: bool,
     follow: bool,
     key: str | None,
@@ -63,16 +94,29 @@ def command(
 
     \b
       labctl submit --gpus 1 --time 2h --follow -- python3 train.py --epochs 10
+      labctl submit --array 0-99%8 -- bash -c 'python3 train.py --seed $LABCLUSTER_ARRAY_INDEX'
+      labctl submit --after vision-12:ok -- python3 evaluate.py
+      labctl submit --file runs.jsonl     # {"command": ["python3", "train.py"], "gpus": 1, "time": "2h"}
     """
     if follow and as_json:
         raise UsageError("--follow prints the run's output, --json the run: take --wait --json")
     request = {
-        "command": _checked(command),
+        **({} if file and not command else {"command": _checked(command)}),
         "workdir": _directory(),
         "env": dict(env),
+        **({"after": list(after)} if after else {}),
         **{name: value for name, value in options.items() if value is not None},
         "idempotency_key": key or os.urandom(16).hex(),
     }
+    if file:
+        if wait or follow:
+            raise UsageError("--file with --wait or --follow: labctl show tells how each of them stands")
+        _submit_file(file, request, dry_run, as_json)
+        return None
+    if follow and "array" in request:
+        raise UsageError(
+            "--follow with --array: take --wait; labctl logs -f RUN.INDEX shows one member's output"
+        )
     portal = build()
     if dry_run:
         # An address of its own: a portal that does not know it refuses, and cannot take it for a submit.
@@ -85,12 +129,33 @@ def command(
         return wait_for_end(portal, run, logs=follow, as_json=as_json)
     if as_json:
         output.emit_json(run)
+    elif output.fancy() and run.get("array"):
+        print(f"{run['id']} with {run['array']['total']} members: labctl show {run['id']} shows them")
     elif output.fancy():
         state = output.coloured(run["state"], run["state"])
         print(f"{run['id']} {state} with {output.devices(run['gpus'])}: labctl logs -f {run['id']} shows it")
     else:
         print(run["id"])
     return None
+
+
+def _submit_file(file: str, common: dict[str, Any], dry_run: bool, as_json: bool) -> None:
+    from labcluster.cli.bulk import read_file
+
+    key = common["idempotency_key"]
+    body = {"items": read_file(file, common), "idempotency_key": key}
+    try:
+        answer = build().post("/runs/bulk/check" if dry_run else "/runs/bulk", body)
+    except LabclusterError as error:
+        if error.detail.startswith("line "):
+            error.detail = f"{file} {error.detail}"
+        raise
+    if as_json:
+        output.emit_json(answer)
+    elif dry_run:
+        print(f"All {len(answer['items'])} would be accepted.")
+    else:
+        print("\n".join(answer["ids"]))
 
 
 def _checked(command: tuple[str, ...]) -> list[str]:

@@ -16,6 +16,7 @@ NODE = {
     "memory": 8 * 2**30, "memory_used": 5 * 2**29, "runs": ["vision-7", "speech-2"],
 }  # fmt: skip
 QUEUED = {
+    "priority": "normal",
     "run": "vision-8", "project": "vision", "user": "bo", "name": "train", "gpus": 2, "state": "queued",
     "position": 1, "reason": "waits for 2 GPUs", "submitted_at": "2026-11-21T08:00:00Z",
 }  # fmt: skip
@@ -107,9 +108,9 @@ def test_queue_says_who_waits_for_what(portal: FakePortal, labctl: Labctl) -> No
     running = QUEUED | {"run": "vision-7", "state": "running", "position": None, "reason": None}
     portal.on("GET", "/queue", {"items": [running, QUEUED]})
     assert labctl("queue").out.splitlines() == [
-        "POS  RUN       STATE    NAME   USER  GPUS  SUBMITTED            REASON",
-        "  -  vision-7  running  train  bo       2  2026-11-21 08:00:00  -",
-        "  1  vision-8  queued   train  bo       2  2026-11-21 08:00:00  waits for 2 GPUs",
+        "POS  RUN       STATE    NAME   USER  PRIORITY  GPUS  SUBMITTED            REASON",
+        "  -  vision-7  running  train  bo    normal       2  2026-11-21 08:00:00  -",
+        "  1  vision-8  queued   train  bo    normal       2  2026-11-21 08:00:00  waits for 2 GPUs",
     ]
 
 
