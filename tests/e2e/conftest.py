@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import shlex
+import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 import testinfra
 import yaml
+from playwright.sync_api import Browser, Page, sync_playwright
 from testinfra.host import Host
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,3 +170,42 @@ def infra(site: SiteFiles, ssh_config: Path) -> Callable[[str], Host]:
 def every_host(site: SiteFiles, infra: Callable[[str], Host]) -> dict[str, Host]:
     """All hosts by name."""
     return {name: infra(name) for name in site.hosts}
+
+
+@pytest.fixture(scope="session")
+def address(site: SiteFiles) -> str:
+    """Where portal, Dex and API are."""
+    return str(site.hosts[site.first("management")]["ansible_host"])
+
+
+@pytest.fixture(scope="session")
+def browser(site: SiteFiles, address: str) -> Iterator[Browser]:
+    """A real browser that knows the site's names."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if not program:
+        pytest.skip("there is no browser on this machine")
+    rule = f"--host-resolver-rules=MAP *.{site.variables['cluster_domain']} {address}"
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=program, args=["--no-sandbox", rule])
+
+
+@pytest.fixture(scope="session")
+def password_of(site: SiteFiles) -> Callable[[str], str]:
+    """The password of one of the lab's people."""
+
+    def read(user: str) -> str:
+        return (site.secrets / "users" / f"{user}_password").read_text().strip()
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def fill_login(password_of: Callable[[str], str]) -> Callable[[Page, str], None]:
+    """fill_login(page, "ada"): what somebody types into Dex's form."""
+
+    def fill(page: Page, user: str) -> None:
+        page.fill("#login", user)
+        page.fill("#password", password_of(user))
+        page.click("#submit-login")
+
+    return fill

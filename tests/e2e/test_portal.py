@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 pytestmark = pytest.mark.e2e
 
@@ -24,19 +23,16 @@ def url(site: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def page(site: Any, url: str) -> Iterator[Page]:
-    """A browser on the start page."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if not browser:
-        pytest.skip("there is no browser on this machine")
-    address = site.hosts[site.first("management")]["ansible_host"]
-    arguments = ["--no-sandbox", f"--host-resolver-rules=MAP {url.removeprefix('https://')} {address}"]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser, args=arguments)
-        page = chromium.new_page(ignore_https_errors=True)  # the site's authority is not this machine's
-        page.goto(url)
-        yield page
-        chromium.close()
+def page(browser: Browser, url: str, fill_login: Callable[[Page, str], None]) -> Iterator[Page]:
+    """ada on the start page, logged in."""
+    page = browser.new_page(ignore_https_errors=True)  # the site's authority is not this machine's
+    page.goto(url)
+    expect(page.get_by_role("heading", name="Welcome")).to_be_visible()
+    page.locator("main").get_by_role("link", name="Log in").click()
+    fill_login(page, "ada")
+    page.wait_for_url(f"{url}/")
+    yield page
+    page.close()
 
 
 def credential(cluster: str, method: str, target: str) -> str:
@@ -63,6 +59,17 @@ def ask(ssh_as: Callable[..., Any], url: str) -> Callable[..., tuple[int, Any]]:
 def test_certificate_is_the_sites(ssh_as: Callable[..., Any], url: str) -> None:
     assert ssh_as("ada")(f"{CURL} {url}/readyz").out == "ok\n"
     assert ssh_as("ada")(f"curl -s --cacert /dev/null {url}/readyz").code != 0
+
+
+def test_page_shows_nothing_without_a_login_and_who_it_is_with_one(
+    page: Page, browser: Browser, url: str
+) -> None:
+    expect(page.locator("header")).to_contain_text("ada")
+    stranger = browser.new_page(ignore_https_errors=True)
+    stranger.goto(url)
+    expect(stranger.get_by_role("heading", name="Welcome")).to_be_visible()
+    assert stranger.locator(".node").count() == 0
+    stranger.close()
 
 
 def test_new_run_appears_on_the_open_page_by_itself(page: Page, ssh_as: Callable[..., Any]) -> None:
@@ -123,3 +130,9 @@ def test_root_of_the_login_node_is_nobody(on_host: Callable[..., Any], site: Any
 def test_openapi_names_every_path(ssh_as: Callable[..., Any], url: str) -> None:
     document = json.loads(ssh_as("ada")(f"{CURL} {url}/api/v1/openapi.json").out)
     assert "/api/v1/runs/{run_id}/logs" in document["paths"]
+
+
+def test_logout_ends_the_browsers_session(page: Page, url: str) -> None:
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_role("heading", name="Welcome")).to_be_visible()
+    assert page.request.get(f"{url}/api/v1/whoami").status == 401
