@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 
@@ -29,8 +30,11 @@ log = logging.getLogger(__name__)
 _LEAVE_TO_REQUEST = timedelta(seconds=5)
 # How long we look for Jobs of runs that were ended in the table only.
 _CLEAN_FOR = timedelta(minutes=15)
-# How old the picture of the queue may be that reasons are taken from.
+# How old the picture of the queue may be that reasons are taken from; more where it is dear to make.
 _REPORT_SECONDS = 1.0
+_REPORT_SHARE = 20
+# Making the Jobs of a large array must not keep the other runs from being followed.
+_MAKING_SECONDS = 1.0
 
 
 class RunReconciler:
@@ -59,6 +63,11 @@ class RunReconciler:
         self._allowed: set[str] = set()
         self._report: QueueReport | None = None
         self._report_until = 0.0
+        # Held runs by what they wait for, and how many of an array's pods still end.
+        self._waiting: dict[str, list[str]] = {}
+        self._stopping: Counter[tuple[str, int]] = Counter()
+        self._make_until = 0.0
+        self._unfinished = False
         view.subscribe(self.notice)
 
     def notice(self, run_id: str) -> None:
@@ -72,7 +81,7 @@ class RunReconciler:
         last_full = float("-inf")
         while not stop.is_set():
             try:
-                full = time.monotonic() - last_full >= interval
+                full = self._unfinished or time.monotonic() - last_full >= interval
                 if full:
                     last_full = time.monotonic()
                     self._take_dirty()
@@ -86,16 +95,23 @@ class RunReconciler:
                 log.exception("following runs failed")
                 stop.wait(1.0)
             # A short pause gathers the events that come together when a pod changes.
-            self._wake.wait(max(0.0, interval - (time.monotonic() - last_full)))
+            if not self._unfinished:
+                self._wake.wait(max(0.0, interval - (time.monotonic() - last_full)))
             stop.wait(0.05)
 
     def reconcile_once(self) -> None:
         """Look at every active run, and at what lately ended ones left behind."""
         active = self._store.active()
-        self._report = QueueReport(active, self._view)
-        self._report_until = time.monotonic() + _REPORT_SECONDS
+        ended = self._store.ended_since(self._clock() - _CLEAN_FOR)
+        self._make_report(active)
+        self._waiting = _held(active)
+        self._stopping = Counter(
+            (run.project, run.number)
+            for run in (*active, *ended)
+            if run.array_index is not None and self._stops(run)
+        )
         self._look_at(active)
-        for run in self._store.ended_since(self._clock() - _CLEAN_FOR):
+        for run in ended:
             self._remove_leftover(run)
         self._release_lost_pods()
 
@@ -113,17 +129,26 @@ class RunReconciler:
                 run = self._store.get(match["project"], int(match["number"]), int(match["trial"] or 0))
                 if run and not run.state.final:
                     runs.append(run)
+                elif run:
+                    self._free(run)
         self._look_at(runs)
 
     def _why(self, run: Run) -> str:
         """What a queued run waits for. With many runs in the queue the report on it is not made for each."""
         if self._report is None or time.monotonic() > self._report_until:
-            self._report = QueueReport(self._store.active(), self._view)
-            self._report_until = time.monotonic() + _REPORT_SECONDS
+            self._make_report(self._store.active())
+        assert self._report is not None
         return self._report.why(run)
 
+    def _make_report(self, active: Sequence[Run]) -> None:
+        began = time.monotonic()
+        self._report = QueueReport(active, self._view)
+        now = time.monotonic()
+        self._report_until = now + max(_REPORT_SECONDS, _REPORT_SHARE * (now - began))
+
     def _look_at(self, runs: Sequence[Run]) -> None:
-        holds = Holds.load(self._store, runs)
+        holds = Holds.load(self._store, runs, self._stopping)
+        self._unfinished, self._make_until = False, time.monotonic() + _MAKING_SECONDS
         for run in runs:
             try:
                 self._follow(run, holds)
@@ -163,6 +188,8 @@ class RunReconciler:
             change = change.model_copy(update={"reason": f"its pod is refused: {why}" if why else None})
         if change != RunChange.of(run):
             self._store.change(run, change)
+            if change.state.final:
+                self._free(run)
         if verdict.remove_job:
             self._remove(run)
 
@@ -190,6 +217,9 @@ class RunReconciler:
         if held:
             self._say(run, held)
             return
+        if run.job_uid is None and time.monotonic() > self._make_until:
+            self._unfinished = True
+            return
         if self._jobs.exists(run.namespace, run.job_name):
             return  # our copy is behind
         if run.job_uid is not None:
@@ -215,6 +245,27 @@ class RunReconciler:
     def _end(self, run: Run, state: RunState, reason: str) -> None:
         update = {"state": state, "reason": reason, "finished_at": self._clock()}
         self._store.change(run, RunChange.of(run).model_copy(update=update))
+        self._free(run)
+
+    def _free(self, run: Run) -> None:
+        """A run has ended: look at once at those that waited for it, one of its own array's among them."""
+        if self._stops(run):
+            return  # its Job's last event brings us here again
+        for run_id in (run.id, run.array_id):
+            for waiting in self._waiting.pop(f"after {run_id}", ()):
+                self.notice(waiting)
+        places = self._waiting.get(f"array {run.array_id}")
+        if places:
+            self.notice(places.pop(0))
+
+    def _stops(self, run: Run) -> bool:
+        """Whether pods of a run that ended in the table, or of its earlier attempt, may still go on."""
+        found = self._view.job(run)
+        if found is None or (attempt_of(found) == run.attempt and not run.state.final):
+            return False
+        if condition(found, "Complete") or condition(found, "Failed"):
+            return False
+        return not any(map(exited, self._view.job_pods(run)))
 
     def _remove_leftover(self, run: Run) -> None:
         """A run that was ended in the table, but whose Job would go on."""
@@ -243,3 +294,15 @@ class RunReconciler:
             self._jobs.delete(run.namespace, run.job_name, run.user)
         except LabclusterError as error:
             log.warning("the Job of ended run %s cannot be removed yet: %s", run.id, error)
+
+
+def _held(active: Sequence[Run]) -> dict[str, list[str]]:
+    """Runs without a Job, by what may let them have one."""
+    found: dict[str, list[str]] = {}
+    for run in active:
+        if run.state is RunState.QUEUED and run.job_uid is None:
+            for after in run.after:
+                found.setdefault(f"after {after.removesuffix(':ok')}", []).append(run.id)
+            if run.array_index is not None:
+                found.setdefault(f"array {run.array_id}", []).append(run.id)
+    return found

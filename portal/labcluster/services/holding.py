@@ -24,20 +24,27 @@ class Holds:
         self,
         states: Mapping[str, Counter[RunState]],
         slots: Mapping[tuple[str, int], ArraySlots],
+        stopping: Mapping[tuple[str, int], int] | None = None,
     ) -> None:
         self._states = states
-        self._free = {
-            key: frozenset(slot.waiting[: max(0, slot.parallel - slot.taken)]) for key, slot in slots.items()
-        }
+        self._free = {}
+        for key, slot in slots.items():
+            taken = slot.taken + (stopping or {}).get(key, 0)
+            self._free[key] = frozenset(slot.waiting[: max(0, slot.parallel - taken)])
         self._limits = {key: slot.parallel for key, slot in slots.items()}
 
     @classmethod
-    def load(cls, store: RunStore, runs: Iterable[Run]) -> Holds:
-        """For these runs; two queries however many they are."""
+    def load(
+        cls, store: RunStore, runs: Iterable[Run], stopping: Mapping[tuple[str, int], int] | None = None
+    ) -> Holds:
+        """For these runs; two queries however many they are.
+
+        `stopping` counts, by array, the members that have ended but whose pods may still go on.
+        """
         waiting = [run for run in runs if run.state is RunState.QUEUED and run.job_uid is None]
         wanted = {target(after) for run in waiting for after in run.after}
         arrays = {(run.project, run.number) for run in waiting if run.array_index is not None}
-        return cls(store.states(wanted), store.slots(arrays))
+        return cls(store.states(wanted), store.slots(arrays), stopping)
 
     def hopeless(self, run: NewRun) -> str | None:
         """Why the run can never start; it is to be cancelled with this sentence."""

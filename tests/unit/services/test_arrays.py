@@ -289,3 +289,26 @@ def test_gang_is_checked_against_all_nodes_together(lab: Any) -> None:
         lab.submit(nodes=40, gpus=0)
     with pytest.raises(UsageError, match="each member of an array runs on one node"):
         lab.submit(nodes=2, array="0-3")
+
+
+def test_member_that_still_ends_keeps_its_place(lab: Any) -> None:
+    lab.submit(array="0-9%2")
+    job = lab.cluster.jobs["project-vision", "run-vision-1-0"]
+    lab.runs.cancel(lab.ada, "vision-1.0")
+    ending = {**job, "metadata": {**job["metadata"], "deletionTimestamp": "2026-11-21T08:00:30Z"}}
+    lab.cluster.jobs["project-vision", "run-vision-1-0"] = ending
+    settle(lab)
+    assert made(lab) == ["0", "1"], "its pod has its grace period"
+    del lab.cluster.jobs["project-vision", "run-vision-1-0"]
+    settle(lab)
+    assert made(lab) == ["1", "2"]
+
+
+def test_large_array_is_made_in_portions(lab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("labcluster.services.following._MAKING_SECONDS", -1.0)
+    lab.submit(array="0-49")
+    settle(lab)
+    assert len(made(lab)) == 20, "what the portal made itself, and none in a portion of no time"
+    monkeypatch.setattr("labcluster.services.following._MAKING_SECONDS", 60.0)
+    settle(lab)
+    assert len(made(lab)) == 50
