@@ -71,12 +71,21 @@ def test_session_cookie_is_the_portals_alone(site: Site) -> None:
 
 def test_logout_ends_it_but_not_from_elsewhere(site: Site) -> None:
     log_in(site)
-    for origin in ({}, {"Origin": "https://evil"}, {"Origin": "http://portal"}):
+    foreign = ({}, {"Origin": "https://evil"}, {"Origin": "http://portal"}, {"Origin": "null"})
+    for origin in (*foreign, OWN | {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}):
         assert site.client.request("POST", "/logout", headers=origin).status_code == 403
     assert site.client.get("/api/v1/whoami").status_code == 200
     assert site.client.request("POST", "/logout", headers=OWN).headers["location"] == "/"
     assert site.client.get("/api/v1/whoami").status_code == 401
     assert 'href="/login"' in site.client.get("/").text
+
+
+def test_browser_that_says_where_a_request_comes_from_needs_no_origin(site: Site) -> None:
+    log_in(site)
+    answer = site.client.request(
+        "POST", "/logout", headers={"Origin": "null", "Sec-Fetch-Site": "same-origin"}
+    )
+    assert answer.status_code == 303
 
 
 def test_another_sites_page_changes_nothing_by_the_session(site: Site) -> None:
