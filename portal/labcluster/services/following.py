@@ -182,9 +182,9 @@ class RunReconciler:
             self._remove(run)
             return
         if change.state is RunState.QUEUED:
-            why = self._why(run)
-            again = f"attempt {run.attempt} " if run.attempt > 1 and why.startswith("waits") else ""
-            change = change.model_copy(update={"reason": again + why})
+            waits = self._why(run)
+            again = f"attempt {run.attempt} " if run.attempt > 1 and waits.startswith("waits") else ""
+            change = change.model_copy(update={"reason": again + waits})
         elif verdict.stalled:
             why = self._jobs.trouble(run.namespace, run.job_name)
             change = change.model_copy(update={"reason": f"its pod is refused: {why}" if why else None})
