@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 #: Runs as hosts: `ssh vision-12.labcluster`. Role login lays down the same settings for ssh itself.
 DOMAIN = ".labcluster"
 _RANKED = re.compile(r"rank(?P<rank>[0-9]+)\.(?P<run>.+)")
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]*(?:\.[0-9]+)?")
 _POLL_SECONDS = 1.0
 
 
@@ -27,6 +28,8 @@ def address(name: str) -> tuple[str, int]:
     """The run's id and the rank that a host name stands for; an id stands for itself."""
     run = name.removesuffix(DOMAIN)
     ranked = _RANKED.fullmatch(run)
+    if not _NAME.fullmatch(ranked["run"] if ranked else run):
+        raise UsageError(f"{name!r} is not a run, such as vision-12, or its host, vision-12{DOMAIN}")
     return (ranked["run"], int(ranked["rank"])) if ranked else (run, 0)
 
 

@@ -140,6 +140,14 @@ def test_host_names_say_run_and_rank(host: str, found: tuple[str, int]) -> None:
     assert entering.address(entering.host(*found)) == found
 
 
+@pytest.mark.parametrize("name", ["", ".labcluster", "rank1..labcluster", "a/../b", "vision-12.example"])
+def test_a_name_that_is_no_run_is_refused_first(labctl: Labctl, portal: FakePortal, name: str) -> None:
+    done = labctl("attach", name)
+    assert done.code == 2
+    assert "is not a run, such as vision-12" in done.err
+    assert not portal.requests
+
+
 def test_forward_binds_loopback_and_says_where(labctl: Labctl, ssh: list[list[str]]) -> None:
     done = labctl("forward", "vision-7", "6006", "8000:80", "./board:6006")
     words = ssh[0]
