@@ -72,6 +72,10 @@ class FakeDirectory:
         assert self.state.groups[old.name] == old
         self.add_group(new)
 
+    def remove_group(self, group: Group) -> None:
+        groups = {name: other for name, other in self.state.groups.items() if name != group.name}
+        self._put(groups=groups, removed=(*self.state.removed, group.model_copy(update={"members": ()})))
+
     def _put(self, **changes: Any) -> None:
         self.state = self.state.model_copy(update=changes)
 
@@ -90,6 +94,11 @@ class FakeProjects:
         if self.fails:
             raise UnreachableError("the Kubernetes API does not answer")
         self.specs[name] = spec
+
+    def remove(self, name: str) -> None:
+        if self.fails:
+            raise UnreachableError("the Kubernetes API does not answer")
+        self.specs.pop(name, None)
 
 
 class FakeApi:

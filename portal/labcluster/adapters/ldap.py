@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -29,9 +29,11 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Attributes = dict[str, list[bytes]]
 
-_PERSON = ["uid", "uidNumber", "cn", "mail", "sshPublicKey", "homeDirectory", "loginShell"]
+_PERSON = ["uid", "uidNumber", "cn", "mail", "sshPublicKey", "homeDirectory", "loginShell", "shadowExpire"]
 _GROUP = ["cn", "gidNumber", "memberUid", "description"]
 _PAGE = 500
+# Days since 1970 after which an account has expired. slapd, sssd and Dex refuse members with this one value.
+_DISABLED = "1"
 
 # The connection is of no use any more, or never was.
 _BROKEN = (ldap.SERVER_DOWN, ldap.CONNECT_ERROR, ldap.TIMEOUT, ldap.TIMELIMIT_EXCEEDED, ldap.UNAVAILABLE)
@@ -53,6 +55,7 @@ class LdapDirectory:
         self._uri = uri
         self._people = f"ou=people,{base_dn}"
         self._projects = f"ou=projects,{base_dn}"
+        self._removed = f"ou=removed,{base_dn}"
         self._bind_dn = bind_dn
         self._password_file = password_file
         self._ca_file = ca_file
@@ -66,11 +69,13 @@ class LdapDirectory:
         def search(connection: Any) -> Directory:
             people = self._search(connection, self._people, "(objectClass=posixAccount)", _PERSON)
             projects = self._search(connection, self._projects, "(objectClass=posixGroup)", _GROUP)
+            removed = self._search(connection, self._removed, "(objectClass=posixGroup)", _GROUP)
             members = [member for entry in people if (member := _member(entry))]
             groups = [group for entry in projects if (group := _group(entry))]
             return Directory(
                 members={member.name: member for member in members},
                 groups={group.name: group for group in groups},
+                removed=tuple(group for entry in removed if (group := _group(entry))),
             )
 
         return self._call(search)
@@ -87,8 +92,17 @@ class LdapDirectory:
             for name in sorted(before.keys() | after.keys())
             if before.get(name) != after.get(name)
         ]
+
+        def modify(connection: Any) -> None:
+            if new.disabled and not old.disabled:
+                # Entries that were made by hand, or long ago, lack the class that shadowExpire belongs to.
+                with suppress(ldap.TYPE_OR_VALUE_EXISTS):
+                    added = [(ldap.MOD_ADD, "objectClass", [b"shadowAccount"])]
+                    connection.modify_s(self._person_dn(new.name), added)
+            connection.modify_s(self._person_dn(new.name), changes)
+
         if changes:
-            self._call(lambda connection: connection.modify_s(self._person_dn(new.name), changes))
+            self._call(modify)
 
     def set_password(self, name: str, password: str) -> None:
         """Set a person's password."""
@@ -130,6 +144,18 @@ class LdapDirectory:
 
         if changes:
             self._call(modify)
+
+    def remove_group(self, group: Group) -> None:
+        """Take a project's entry away; name and gid stay among the removed ones, which is written first."""
+
+        def remove(connection: Any) -> None:
+            tombstone = f"gidNumber={group.gid},{self._removed}"
+            with suppress(ldap.ALREADY_EXISTS):  # interrupted between the two
+                connection.add_s(tombstone, list(_group_entry(group.model_copy(update={"members": ()}))))
+            with suppress(ldap.NO_SUCH_OBJECT):
+                connection.delete_s(self._group_dn(group.name))
+
+        self._call(remove)
 
     def close(self) -> None:
         """Give the connection back."""
@@ -282,6 +308,7 @@ def _member(entry: Attributes) -> Member | None:
             ssh_keys=tuple(_texts(entry, "sshPublicKey")),
             home=next(iter(_texts(entry, "homeDirectory")), f"/lab/home/{name}"),
             shell=next(iter(_texts(entry, "loginShell")), "/bin/bash"),
+            disabled=_texts(entry, "shadowExpire") == [_DISABLED],
         )
     except (KeyError, IndexError, ValueError) as error:
         log.warning("ignoring an entry under ou=people without a proper %s", error)
@@ -304,7 +331,7 @@ def _group(entry: Attributes) -> Group | None:
 
 def _person(member: Member) -> Iterator[tuple[str, list[bytes]]]:
     number = str(member.uid)
-    yield "objectClass", _encoded(["inetOrgPerson", "posixAccount", "ldapPublicKey"])
+    yield "objectClass", _encoded(["inetOrgPerson", "posixAccount", "shadowAccount", "ldapPublicKey"])
     yield "uid", _encoded([member.name])
     yield "cn", _encoded([member.full_name])
     yield "sn", _encoded([member.full_name.split()[-1]])
@@ -313,6 +340,8 @@ def _person(member: Member) -> Iterator[tuple[str, list[bytes]]]:
     yield "gidNumber", _encoded([number])
     yield "homeDirectory", _encoded([member.home])
     yield "loginShell", _encoded([member.shell])
+    if member.disabled:
+        yield "shadowExpire", _encoded([_DISABLED])
     if member.mail:
         yield "mail", _encoded([member.mail])
     if member.ssh_keys:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from labcluster.adapters.kube import KubeApi
+from labcluster.errors import NotFoundError
 from labcluster.models.projects import COLLECTION, Project, ProjectSpec
 
 # Its own name, so that what the administrator said and what the controller adds never mix.
@@ -18,6 +21,11 @@ class KubeProjects:
     def list(self) -> list[Project]:
         """All projects."""
         return [Project.from_object(item) for item in self._api.list(COLLECTION)]
+
+    def remove(self, name: str) -> None:
+        """Remove one, whose namespace the controller then removes; an absent one counts as removed."""
+        with suppress(NotFoundError):
+            self._api.delete(f"{COLLECTION}/{name}")
 
     def apply(self, name: str, spec: ProjectSpec) -> None:
         """Make or change one."""

@@ -27,6 +27,7 @@ SshKey = Annotated[
         r"@openssh\.com) [A-Za-z0-9+/]+=*( [^\r\n]*)?$",
     ),
 ]
+Password = Annotated[SecretStr, Field(min_length=8, max_length=256)]
 OneLine = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200, pattern=r"^[^\r\n\x00]*$")]
 
 
@@ -44,15 +45,53 @@ class Member(_Frozen):
     ssh_keys: tuple[str, ...] = ()
     home: str
     shell: str = "/bin/bash"
+    disabled: bool = Field(default=False, description="gets in nowhere; files, uid and projects are kept")
 
 
-class MemberRequest(_Frozen):
-    """What an administrator says of a member; the rest follows from it."""
-
+class _Person(_Frozen):
     full_name: OneLine = Field(min_length=1)
     mail: OneLine | None = None
     ssh_keys: tuple[SshKey, ...] = ()
-    password: SecretStr | None = Field(None, min_length=8, max_length=256, description="left out: unchanged")
+
+
+class MemberRequest(_Person):
+    """What an administrator says of a member; the rest follows from it."""
+
+    password: Password | None = Field(None, description="left out: unchanged")
+
+
+class EnrolmentItem(_Person):
+    """One of many people who are enrolled together."""
+
+    name: str
+    projects: tuple[str, ...] = Field((), description="he is added to these; he leaves none")
+
+
+class EnrolmentResult(_Frozen):
+    """What was done, or would be done, for one of them; or what is wrong with what was asked."""
+
+    name: str
+    actions: tuple[str, ...] = ()
+    error: str | None = None
+
+
+class PasswordRequest(_Frozen):
+    """A new password, set by an administrator."""
+
+    password: Password
+
+
+class OwnPasswordRequest(_Frozen):
+    """A new password, set by its owner, who knows the old one."""
+
+    old: SecretStr = Field(max_length=256)
+    new: Password
+
+
+class MemberView(Member):
+    """A member with his projects, as administrators see him."""
+
+    projects: tuple[str, ...] = ()
 
 
 class Group(_Frozen):
@@ -69,6 +108,7 @@ class Directory(_Frozen):
 
     members: dict[str, Member] = Field(default_factory=dict)
     groups: dict[str, Group] = Field(default_factory=dict)
+    removed: tuple[Group, ...] = Field((), description="projects that are no more; files carry their gids")
 
     def groups_of(self, user: str) -> tuple[Group, ...]:
         """The projects of a user, by name."""

@@ -21,6 +21,11 @@ Count = Annotated[int, Field(ge=0, le=100_000)]
 Repository = Annotated[str, StringConstraints(max_length=255, pattern=r"^[a-z0-9][a-z0-9._:/-]*[a-z0-9]$")]
 
 
+def removed_folder(name: str, gid: int) -> str:
+    """Where the files of a removed project are kept; labcluster-tree moves them there."""
+    return f"/lab/projects/.removed/{name}-{gid}"
+
+
 def _alias(name: str) -> str:
     return to_camel(name).replace("Gib", "GiB")
 
@@ -64,6 +69,21 @@ class ProjectRequest(BaseModel):
         if self.max_gpus is not None and self.max_gpus < self.gpus:
             raise ValueError(f"max_gpus ({self.max_gpus}) must not be less than gpus ({self.gpus})")
         return self
+
+
+class ProjectChange(BaseModel):
+    """What an administrator wants to be different; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    description: OneLine = ""
+    owner: str | None = None
+    gpus: Count = 0
+    max_gpus: Count = 0
+    weight: Annotated[int, Field(ge=1, le=1000)] = 1
+    storage_gib: int = Field(0, ge=0)
+    registry_gib: int = Field(0, ge=0)
+    images: tuple[Repository, ...] = ()
 
 
 class Project(BaseModel):
@@ -121,6 +141,9 @@ class ProjectView(BaseModel):
     gpus: int
     max_gpus: int
     weight: int
+    storage_gib: int
+    registry_gib: int
+    images: list[str]
     members: list[str]
     ready: bool
     reason: str | None

@@ -7,15 +7,17 @@ import time
 from collections.abc import Iterable
 from typing import Protocol
 
-from labcluster.errors import ConflictError, NotFoundError, UnreachableError, UsageError
+from labcluster.errors import ConflictError, NotAllowedError, NotFoundError, UnreachableError, UsageError
 from labcluster.models.members import (
     MEMBER_NAME,
     MEMBER_UIDS,
     Change,
     Directory,
+    EnrolmentItem,
     Group,
     Member,
     MemberRequest,
+    MemberView,
 )
 
 # Names of the system on the nodes and in images: a member of that name would be somebody else there.
@@ -37,6 +39,7 @@ class DirectoryStore(Protocol):
     def has_password(self, name: str, password: str) -> bool: ...
     def add_group(self, group: Group) -> None: ...
     def modify_group(self, old: Group, new: Group) -> None: ...
+    def remove_group(self, group: Group) -> None: ...
 
 
 class Readable(Protocol):
@@ -103,9 +106,16 @@ def lowest_free(taken: Iterable[int], allowed: range, what: str) -> int:
     return number
 
 
-def list_members(directory: Directory) -> list[Member]:
-    """All members, by name."""
-    return [directory.members[name] for name in sorted(directory.members)]
+def list_members(directory: Directory) -> list[MemberView]:
+    """All members with their projects, by name."""
+    projects: dict[str, list[str]] = {}
+    for name, group in sorted(directory.groups.items()):
+        for user in group.members:
+            projects.setdefault(user, []).append(name)
+    return [
+        MemberView(**directory.members[name].model_dump(), projects=tuple(projects.get(name, ())))
+        for name in sorted(directory.members)
+    ]
 
 
 def require_member(directory: Directory, name: str) -> Member:
@@ -121,29 +131,13 @@ def ensure_member(
     store: DirectoryStore, name: str, request: MemberRequest, *, dry_run: bool = False
 ) -> Change:
     """Make or change a member so that he is as `request` says."""
-    validate_member_name(name)
     directory = store.read()
-    old = directory.members.get(name)
-    new = Member(
-        name=name,
-        uid=old.uid if old else lowest_free(_uids(directory), MEMBER_UIDS, "uid"),
-        full_name=request.full_name,
-        mail=request.mail or None,
-        ssh_keys=tuple(dict.fromkeys(request.ssh_keys)),
-        home=old.home if old else f"/lab/home/{name}",
-        shell=old.shell if old else "/bin/bash",
-    )
+    old, new = directory.members.get(name), wanted_member(directory, name, request)
     actions: list[str] = []
-    if old is None:
-        if name in directory.groups:
-            raise ConflictError(f"{name!r} is a project; a member needs another name")
-        actions.append(f"add member {name} with uid {new.uid}")
+    if told := entry_change(old, new):
+        actions.append(told)
         if not dry_run:
-            store.add_member(new)
-    elif changes := [field for field in ("full_name", "mail", "ssh_keys") if _differ(old, new, field)]:
-        actions.append(f"change {', '.join(changes)} of member {name}")
-        if not dry_run:
-            store.modify_member(old, new)
+            write_member(store, old, new)
     if request.password is not None:
         password = request.password.get_secret_value()
         if old is None or not store.has_password(name, password):
@@ -151,6 +145,79 @@ def ensure_member(
             if not dry_run:
                 store.set_password(name, password)
     return Change(actions=tuple(actions))
+
+
+def wanted_member(directory: Directory, name: str, request: MemberRequest | EnrolmentItem) -> Member:
+    """The entry that a request asks for, or an error that says why there cannot be one."""
+    validate_member_name(name)
+    if name in directory.groups:
+        raise ConflictError(f"{name!r} is a project; a member needs another name")
+    old = directory.members.get(name)
+    if old is None:
+        uid = lowest_free(_uids(directory), MEMBER_UIDS, "uid")
+        old = Member(name=name, uid=uid, full_name=name, home=f"/lab/home/{name}")
+    asked = {
+        "full_name": request.full_name,
+        "mail": request.mail or None,
+        "ssh_keys": tuple(dict.fromkeys(request.ssh_keys)),
+    }
+    return old.model_copy(update=asked)
+
+
+def entry_change(old: Member | None, new: Member) -> str | None:
+    """What there is to do to an entry, in a sentence; None for nothing."""
+    if old is None:
+        return f"add member {new.name} with uid {new.uid}"
+    changes = [field for field in ("full_name", "mail", "ssh_keys") if _differ(old, new, field)]
+    return f"change {', '.join(changes)} of member {new.name}" if changes else None
+
+
+def write_member(store: DirectoryStore, old: Member | None, new: Member) -> None:
+    """Make an entry equal to `new`."""
+    if old is None:
+        store.add_member(new)
+    else:
+        store.modify_member(old, new)
+
+
+def set_password(store: DirectoryStore, name: str, password: str, *, dry_run: bool = False) -> Change:
+    """Give a member another password. That of a disabled member still opens nothing."""
+    require_member(store.read(), name)
+    if not dry_run:
+        store.set_password(name, password)
+    return Change(actions=(f"set the password of member {name}",))
+
+
+def change_own_password(store: DirectoryStore, name: str, old: str, new: str) -> Change:
+    """Let a member change his password, who proves by the old one that it is really he at the keyboard."""
+    require_member(store.read(), name)
+    if not store.has_password(name, old):
+        raise NotAllowedError(
+            "the old password is wrong; if you have none yet, ask an administrator to set one"
+        )
+    if old == new:
+        raise UsageError("the new password is the old one: choose another")
+    store.set_password(name, new)
+    return Change(actions=(f"set the password of member {name}",))
+
+
+def set_disabled(store: DirectoryStore, name: str, disabled: bool, *, dry_run: bool = False) -> Change:
+    """Shut a member out everywhere, or let him in again. Uid, files and the list of his projects are kept."""
+    old = require_member(store.read(), name)
+    if old.disabled == disabled:
+        return Change()
+    if not dry_run:
+        store.modify_member(old, old.model_copy(update={"disabled": disabled}))
+    if disabled:
+        return Change(actions=(f"disable member {name}: no login, no submit; what he runs is cancelled",))
+    return Change(actions=(f"enable member {name}",))
+
+
+def view_member(directory: Directory, name: str) -> MemberView:
+    """A member with his projects."""
+    member = require_member(directory, name)
+    projects = tuple(group.name for group in directory.groups_of(name))
+    return MemberView(**member.model_dump(), projects=projects)
 
 
 def _uids(directory: Directory) -> list[int]:

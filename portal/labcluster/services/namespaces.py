@@ -114,7 +114,7 @@ def _accepted(directory: Directory) -> tuple[dict[str, Member], list[str]]:
             )
         elif owners[member.uid] > 1:
             faults.append(f"LDAP entry {name!r} is ignored: uidNumber {member.uid} belongs to another too")
-        else:
+        elif not member.disabled:  # one who is disabled is a member nowhere, and that is no fault
             accepted[name] = member
     return accepted, faults
 
@@ -125,7 +125,8 @@ def _judge(
     group = groups.get(project.name)
     if group:
         people = tuple(sorted(set(group.members) & members.keys()))
-        unknown = sorted(set(group.members) - members.keys())
+        disabled = {name for name, member in directory.members.items() if member.disabled}
+        unknown = sorted(set(group.members) - members.keys() - disabled)
         if unknown:
             return Verdict(people, "UnknownMembers", f"no usable LDAP entry for {', '.join(unknown)}")
         return Verdict(people)

@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
+from pydantic import ValidationError
+
 from labcluster.errors import ConflictError, NotFoundError, UsageError
 from labcluster.models.members import PROJECT_GIDS, PROJECT_NAME, Change, Directory, Group
-from labcluster.models.projects import Project, ProjectRequest, ProjectSpec, ProjectView
+from labcluster.models.projects import (
+    Project,
+    ProjectChange,
+    ProjectRequest,
+    ProjectSpec,
+    ProjectView,
+    removed_folder,
+)
+from labcluster.services.leaving import RunTable, cancel
 from labcluster.services.members import DirectoryStore, lowest_free, require_member
 
 # Folders of the registry that belong to no project.
@@ -19,6 +29,7 @@ class ProjectStore(Protocol):
 
     def list(self) -> list[Project]: ...
     def apply(self, name: str, spec: ProjectSpec) -> None: ...
+    def remove(self, name: str) -> None: ...
 
 
 def validate_project_name(name: str) -> None:
@@ -48,6 +59,11 @@ def ensure_project(
     validate_project_name(name)
     directory = store.read()
     known = {project.name: project for project in projects.list()}
+    if any(group.name == name for group in directory.removed):
+        raise ConflictError(
+            f"there was a project {name} before, and its runs and files are kept under that name: "
+            "choose another name"
+        )
     if request.owner is not None:
         require_member(directory, request.owner)
     group, old = directory.groups.get(name), known.get(name)
@@ -87,6 +103,80 @@ def ensure_project(
     return Change(actions=tuple(actions))
 
 
+def change_project(
+    store: DirectoryStore,
+    projects: ProjectStore,
+    name: str,
+    change: ProjectChange,
+    *,
+    dry_run: bool = False,
+) -> Change:
+    """Change what `change` names of a project, and nothing else."""
+    old = require_project(projects.list(), name)
+    asked = old.spec.model_dump(exclude={"gid"}) | change.model_dump(exclude_unset=True)
+    try:
+        request = ProjectRequest.model_validate(asked)
+    except ValidationError as error:
+        why = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise UsageError(f"project {name}: {why}") from None
+    return ensure_project(store, projects, name, request, dry_run=dry_run)
+
+
+def remove_project(
+    store: DirectoryStore,
+    projects: ProjectStore,
+    runs: RunTable,
+    name: str,
+    *,
+    confirm: str | None,
+    dry_run: bool = False,
+) -> Change:
+    """End a project: its runs, its namespace, its group. Its files, the record of its runs and its gid stay.
+
+    Every step can be done again, and the project is there until the last one: interrupted, the same call
+    goes on. The group goes before the object, so that nobody is a member of what is half removed.
+    """
+    directory = store.read()
+    old = next((project for project in projects.list() if project.name == name), None)
+    group = directory.groups.get(name)
+    if old is None and group is None:
+        if any(group.name == name for group in directory.removed):
+            return Change()
+        require_group(directory, name)
+    gid = group.gid if group else old.spec.gid if old else 0
+    group = group or Group(name=name, gid=gid, description=old.spec.description if old else "")
+    active = [run for run in runs.active() if run.project == name]
+    actions = [f"cancel {len(active)} runs of project {name}"] if active else []
+    actions.append(f"remove project {name}: its queue, its namespace and the access of its members")
+    actions.append(
+        f"keep its files in {removed_folder(name, gid)}, for administrators only, and gid {gid} unused"
+    )
+    if dry_run:
+        return Change(actions=tuple(actions))
+    if confirm != name:
+        raise UsageError(
+            f"project {name} may have files and runs: they are kept, but its members lose them; "
+            f"say so with --confirm {name}"
+        )
+    cancel(runs, active, f"project {name} was removed")
+    store.remove_group(group)
+    projects.remove(name)
+    return Change(actions=tuple(actions))
+
+
+def view_project(directory: Directory, projects: Iterable[Project], name: str) -> ProjectView:
+    """One project with its members."""
+    return list_projects(directory, [require_project(projects, name)])[0]
+
+
+def require_project(projects: Iterable[Project], name: str) -> Project:
+    """The project's object, or an error that names those there are."""
+    known = {project.name: project for project in projects}
+    if name in known:
+        return known[name]
+    raise NotFoundError(f"there is no project {name!r}; projects: {', '.join(sorted(known)) or 'none yet'}")
+
+
 def list_projects(directory: Directory, projects: Iterable[Project]) -> list[ProjectView]:
     """All projects of the cluster with their members, by name."""
     views = []
@@ -102,6 +192,9 @@ def list_projects(directory: Directory, projects: Iterable[Project]) -> list[Pro
                 gpus=project.spec.gpus,
                 max_gpus=project.spec.max_gpus,
                 weight=project.spec.weight,
+                storage_gib=project.spec.storage_gib,
+                registry_gib=project.spec.registry_gib,
+                images=list(project.spec.images),
                 members=sorted(group.members) if group else [],
                 ready=ready.get("status") == "True",
                 reason=None if ready.get("status") == "True" else ready.get("message"),
@@ -142,7 +235,8 @@ def require_group(directory: Directory, name: str) -> Group:
 
 
 def _gids(directory: Directory, projects: Iterable[Project]) -> list[int]:
-    return [group.gid for group in directory.groups.values()] + [p.spec.gid for p in projects]
+    groups = (*directory.groups.values(), *directory.removed)
+    return [group.gid for group in groups] + [project.spec.gid for project in projects]
 
 
 def _describe(name: str, old: ProjectSpec | None, new: ProjectSpec) -> str:

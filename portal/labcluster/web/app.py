@@ -14,7 +14,7 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labcluster.errors import LabclusterError, UsageError
-from labcluster.web import access, admin, api, login, pages, problems, usage
+from labcluster.web import access, account, admin, api, login, pages, problems, usage
 from labcluster.web.wiring import Portal, PortalOf
 
 MAX_BODY = 1024 * 1024
@@ -51,7 +51,7 @@ def create_app(portal: Portal) -> FastAPI:
     app.include_router(api.router)
     app.include_router(access.router)
     app.include_router(admin.router)
-    app.include_router(usage.router)
+from labcluster.web import 
     app.include_router(pages.router)
     app.include_router(login.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))

@@ -30,6 +30,7 @@ from labcluster.models.settings import LoginSettings, PortalSettings
 from labcluster.services.access import AccessService, ExecApi, Sessions
 from labcluster.services.authentication import Authenticator, BrowserLogins
 from labcluster.services.jobs import CONTAINER
+from labcluster.services.leaving import RunTable
 from labcluster.services.manifests import SHELL_GROUP
 from labcluster.services.members import CachedDirectory, DirectoryStore
 from labcluster.services.projects import ProjectStore
@@ -54,6 +55,7 @@ class Administration:
     directory: DirectoryStore
     cached: CachedDirectory
     projects: ProjectStore
+    runs: RunTable
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def build(settings: PortalSettings) -> Portal:
             settings.ldap.password_file,
             settings.ldap.ca_file,
         )
-        administration = Administration(directory, CachedDirectory(directory), KubeProjects(api))
+        administration = Administration(directory, CachedDirectory(directory), KubeProjects(api), store)
     runs = RunService(
         store=store,
         view=view,
@@ -122,6 +124,8 @@ def build(settings: PortalSettings) -> Portal:
     def user_by_uid(uid: int) -> str | None:
         """People who are in no project yet are known to the directory only."""
         member = administration.cached.read().by_uid(uid) if administration else None
+        if member is not None and member.disabled:
+            raise NotAllowedError(f"the account of {member.name} is disabled: ask your administrator")
         return member.name if member else None
 
     def uid_by_user(user: str) -> int | None:

@@ -16,7 +16,7 @@ from portal_site import Site
 @pytest.fixture
 def site(lab: Any) -> Iterator[Site]:
     directory = FakeDirectory()
-    administration = Administration(directory, CachedDirectory(directory), FakeProjects())
+    administration = Administration(directory, CachedDirectory(directory), FakeProjects(), lab.store)
     with start_blocking_portal() as loop:
         yield Site(lab, loop, administration)
 
