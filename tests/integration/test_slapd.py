@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from labcluster.adapters.ldap import LdapDirectory
 from labcluster.errors import ConflictError, LabclusterError, NotFoundError, UnreachableError, UsageError
-from labcluster.models.members import Group, Member, MemberRequest
-from labcluster.services.members import ensure_member
+from labcluster.models.members import EnrolmentItem, Group, Member, MemberRequest
+from labcluster.services.enrolment import enrol
+from labcluster.services.members import ensure_member, set_disabled
 
 IMAGE = Path(__file__).parents[2] / "images" / "openldap"
 BASE = "dc=lab,dc=internal"
@@ -173,6 +174,57 @@ def test_password_is_hashed_by_slapd_and_checked_by_a_bind(server: Server) -> No
     ).stdout  # fmt: skip
     assert "correct horse" not in stored
     assert "e0FSR09OMn0" in stored  # base64 of {ARGON2}
+
+
+def test_disabled_member_cannot_bind_until_he_is_enabled(server: Server) -> None:
+    portal = server.directory()
+    portal.add_member(ADA)
+    portal.set_password("ada", "correct horse")
+    assert set_disabled(portal, "ada", True).changed
+    assert portal.read().members["ada"].disabled
+    assert not portal.has_password("ada", "correct horse")
+    portal.set_password("ada", "better horse")  # which does not let him in either
+    assert not portal.has_password("ada", "better horse")
+    assert set_disabled(portal, "ada", False).changed
+    assert portal.has_password("ada", "better horse")
+    assert portal.read().members["ada"] == ADA
+
+
+def test_entry_of_a_foreign_tool_can_be_disabled(server: Server) -> None:
+    entry = (
+        f"dn: uid=bo,ou=people,{BASE}\nobjectClass: inetOrgPerson\nobjectClass: posixAccount\nuid: bo\n"
+        "cn: Bo\nsn: Bo\nuidNumber: 20001\ngidNumber: 20001\nhomeDirectory: /lab/home/bo\n"
+    )
+    server.stop()
+    subprocess.run(
+        ["/usr/sbin/slapadd", "-F", server.home / "slapd.d", "-b", BASE], input=entry.encode(), check=True
+    )
+    server.start()
+    portal = server.directory()
+    set_disabled(portal, "bo", True)
+    assert portal.read().members["bo"].disabled
+
+
+def test_removed_project_leaves_its_name_and_gid(server: Server) -> None:
+    portal = server.directory()
+    group = Group(name="vision", gid=30000, members=("ada",), description="pictures")
+    portal.add_group(group)
+    portal.remove_group(group)
+    portal.remove_group(group)  # interrupted, and done again
+    after = server.directory("controller").read()
+    assert after.groups == {}
+    assert after.removed == (group.model_copy(update={"members": ()}),)
+
+
+def test_two_hundred_people_are_enrolled_in_seconds(server: Server) -> None:
+    portal = server.directory()
+    portal.add_group(Group(name="vision", gid=30000))
+    people = [EnrolmentItem(name=f"m{i}", full_name=f"M {i}", projects=("vision",)) for i in range(200)]
+    started = time.monotonic()
+    enrol(portal, people)
+    assert time.monotonic() - started < 20
+    assert len(portal.read().groups["vision"].members) == 200
+    assert not any(result.actions for result in enrol(portal, people))
 
 
 def test_names_are_data_and_never_syntax(server: Server) -> None:

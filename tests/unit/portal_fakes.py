@@ -80,7 +80,7 @@ class FakeCluster:
         self.jobs[metadata["namespace"], metadata["name"]] = made
         return uid
 
-    def delete(self, namespace: str, name: str, user: str) -> None:
+    def delete(self, namespace: str, name: str, user: str | None) -> None:
         if self.failures:
             raise self.failures.pop(0)
         self.deleted_by.append(user)

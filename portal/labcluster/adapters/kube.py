@@ -290,7 +290,7 @@ class KubeJobs:
                 ) from None
         return str(made["metadata"]["uid"])
 
-    def delete(self, namespace: str, name: str, user: str) -> None:
+    def delete(self, namespace: str, name: str, user: str | None) -> None:
         """Remove the Job, which goes when its pods are gone; an absent Job counts as removed."""
         try:
             self._api.delete(f"{_jobs(namespace)}/{name}", propagation="Foreground", user=user)

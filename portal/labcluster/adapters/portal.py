@@ -72,6 +72,10 @@ class Portal:
         """Make something be as the body says."""
         return self._json("PUT", path, query, body)
 
+    def patch(self, path: str, body: Json, query: Mapping[str, Any] | None = None) -> Json:
+        """Change what the body names."""
+        return self._json("PATCH", path, query, body)
+
     def delete(self, path: str, query: Mapping[str, Any] | None = None) -> Json:
         """Make something not be."""
         return self._json("DELETE", path, query)

@@ -40,6 +40,7 @@ SECTIONS = {
         "nodes": ("labcluster.cli.nodes", "Show the nodes and what is free on them."),
         "images": ("labcluster.cli.images", "List the images that a run may use."),
         "usage": ("labcluster.cli.usage", "Show who used how much of GPUs, processors and storage."),
+        "passwd": ("labcluster.cli.passwd", "Change your password."),
         "whoami": ("labcluster.cli.whoami", "Show who you are to the cluster, and your projects."),
     },
     "Access": {

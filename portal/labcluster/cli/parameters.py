@@ -125,6 +125,18 @@ class ProjectType(click.ParamType[str]):
         )
 
 
+def new_password(prompt: str, *, from_stdin: bool) -> str:
+    """A new password from a line of standard input, or asked for twice on the terminal."""
+    import sys
+
+    if not from_stdin:
+        return str(click.prompt(prompt, hide_input=True, confirmation_prompt=True, err=True))
+    password = sys.stdin.readline().rstrip("\n")
+    if not password:
+        raise UsageError("--password-stdin: standard input is empty")
+    return password
+
+
 def user_name() -> str:
     """The login name of the calling uid."""
     import pwd

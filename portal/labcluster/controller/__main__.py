@@ -13,6 +13,7 @@ from labcluster.adapters.postgres import PostgresRuns, connect
 from labcluster.adapters.view import KubeView
 from labcluster.controller import health
 from labcluster.controller.caches import Caches
+from labcluster.controller.departures import Departures
 from labcluster.controller.loop import Controller
 from labcluster.errors import UsageError
 from labcluster.models.settings import PortalSettings
@@ -46,14 +47,16 @@ def build(settings: PortalSettings) -> Parts:
     wake = threading.Event()
     caches = Caches(api, wake)
     view = KubeView(api, follow_jobs=True)
+    store = PostgresRuns(connect(settings.database))
     runs = RunReconciler(
-        store=PostgresRuns(connect(settings.database)),
+        store=store,
         view=view,
         jobs=KubeJobs(api),
         settings=settings.jobs,
         registry=settings.registry.host,
     )
-    return Parts(Controller(api, directory, caches, wake, outside=settings.pod_egress), runs, caches, view)
+    controller = Controller(api, directory, caches, wake, Departures(api, store), outside=settings.pod_egress)
+    return Parts(controller, runs, caches, view)
 
 
 def main() -> None:

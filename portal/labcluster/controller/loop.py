@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from labcluster.adapters.kube import KubeApi
 from labcluster.controller.caches import Caches
+from labcluster.controller.departures import Departures
 from labcluster.controller.reports import Reporter
 from labcluster.controller.writes import Done, Writer, protected
 from labcluster.errors import LabclusterError, UnreachableError
@@ -38,6 +39,7 @@ class Controller:
         directory: Readable,
         caches: Caches,
         wake: threading.Event,
+        departures: Departures | None = None,
         poll_seconds: float = 3.0,
         outside: Sequence[OutsideNetwork] = (),
     ) -> None:
@@ -45,6 +47,7 @@ class Controller:
         self._directory = directory
         self._caches = caches
         self._wake = wake
+        self._departures = departures
         self._poll_seconds = poll_seconds
         self._outside = outside
         self._writer = Writer(api, caches)
@@ -102,6 +105,8 @@ class Controller:
         done = self._writer.write(drift) if drift else Done()
         self._reporter.tell(projects, done, live)
         self._reporter.update(projects, plan.verdicts, done.failures, datetime.now(UTC))
+        if self._departures is not None:
+            self._departures.follow(directory)
         self._done_once = True
 
     def _read_directory(self) -> Directory | None:

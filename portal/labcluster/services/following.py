@@ -293,7 +293,8 @@ class RunReconciler:
 
     def _remove(self, run: Run) -> None:
         try:
-            self._jobs.delete(run.namespace, run.job_name, run.user)
+            # Not as the user, who may be none any more.
+            self._jobs.delete(run.namespace, run.job_name, None)
         except LabclusterError as error:
             log.warning("the Job of ended run %s cannot be removed yet: %s", run.id, error)
 

@@ -199,6 +199,7 @@ def project_objects(
             spec={
                 "hard": {
                     "count/jobs.batch": "10k",
+                    "count/services": "100",
                     "persistentvolumeclaims": "1",
                     "services.loadbalancers": "0",
                     "services.nodeports": "0",

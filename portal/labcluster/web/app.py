@@ -51,7 +51,8 @@ def create_app(portal: Portal) -> FastAPI:
     app.include_router(api.router)
     app.include_router(access.router)
     app.include_router(admin.router)
-from labcluster.web import 
+    app.include_router(usage.router)
+    app.include_router(account.router)
     app.include_router(pages.router)
     app.include_router(login.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))

@@ -142,7 +142,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self._send(200, answer)
         return None
 
-    do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 - http.server's names
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815 - http.server's names
 
     def _proven(self, body: bytes) -> bool:
         """As the portal: made for exactly this request, and never seen before."""

@@ -108,8 +108,8 @@ def test_lists_of_members_and_projects(portal: FakePortal, labctl: Labctl) -> No
         "full_name": "Ada L",
         "mail": None,
         "ssh_keys": [KEY],
-        "home": "/h",
-    }
+        "home": "/h", "shell": "/bin/bash", "disabled": True, "projects": ["vision"],
+    }  # fmt: skip
     project = {
         "name": "vision", "gid": 30000, "description": "cameras", "owner": None, "gpus": 4, "max_gpus": 8,
         "weight": 1, "members": ["ada", "bo"], "ready": True, "reason": None,
@@ -118,7 +118,113 @@ def test_lists_of_members_and_projects(portal: FakePortal, labctl: Labctl) -> No
     portal.on(
         "GET", "/admin/projects", {"items": [project, project | {"ready": False, "reason": "no namespace"}]}
     )
-    assert labctl("admin", "member", "ls").out.splitlines()[1] == "ada   20000  Ada L         1  -"
+    assert labctl("admin", "member", "ls").out.splitlines()[1].split() == [
+        "ada", "20000", "disabled", "1", "Ada", "L", "-", "vision",
+    ]  # fmt: skip
     lines = labctl("admin", "project", "ls").out.splitlines()
     assert lines[1].split() == ["vision", "ready", "30000", "4", "8", "1", "ada", "bo", "cameras"]
     assert lines[2].endswith("no namespace")
+
+
+def enrolment(portal: FakePortal, *errors: str | None) -> None:
+    items = [{"name": "x", "actions": ["add member x"], "error": error} for error in errors]
+    portal.on("POST", "/admin/members/enrol", {"items": items})
+
+
+def test_a_list_of_people_is_checked_first_and_then_added(
+    portal: FakePortal, labctl: Labctl, tmp_path: Path
+) -> None:
+    people = tmp_path / "people.csv"
+    ada = f"ada,Ada L,ada@lab,{KEY};{KEY}2,vision; shared"
+    people.write_text(f'\ufeffname,full_name,mail,ssh_keys,projects\n{ada}\nbo,"B, o",,,\n')
+    enrolment(portal, None, None)
+    done = labctl("admin", "member", "add", "--file", str(people))
+    assert (done.code, done.out) == (0, "x: add member x\nx: add member x\n")
+    rehearsal, real = portal.requests
+    assert (rehearsal.query, real.query) == ({"dry_run": ["true"]}, {})
+    assert real.body["items"] == [
+        {"name": "ada", "full_name": "Ada L", "mail": "ada@lab", "ssh_keys": [KEY, KEY + "2"],
+         "projects": ["vision", "shared"]},
+        {"name": "bo", "full_name": "B, o", "ssh_keys": [], "projects": []},
+    ]  # fmt: skip
+
+
+def test_a_fault_in_a_list_is_told_with_its_line_and_nothing_is_done(
+    portal: FakePortal, labctl: Labctl, tmp_path: Path
+) -> None:
+    people = tmp_path / "people.csv"
+    people.write_text("name,full_name\nada,Ada\nbo,Bo\n")
+    enrolment(portal, None, "there is no project 'visio'")
+    done = labctl("admin", "member", "add", "--file", str(people))
+    assert (done.code, len(portal.requests)) == (2, 1)
+    assert f"{people}:3: x: there is no project 'visio'" in done.err
+    assert done.out == "x: would add member x\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "must name the columns full_name, name"),
+        ("name,full_name,uid\nada,Ada,0\n", "no column uid is known"),
+        ("name,full_name\n", "there is nobody in it"),
+        ("name,full_name\nada,Ada,more\n", ":2: more fields than columns"),
+        ("name,full_name,ssh_keys\nada,Ada,/no/such/file\n", ":2: --ssh-key '/no/such/file'"),
+    ],
+)
+def test_a_file_that_is_no_list_of_people(
+    portal: FakePortal, labctl: Labctl, tmp_path: Path, text: str, says: str
+) -> None:
+    people = tmp_path / "people.csv"
+    people.write_text(text)
+    done = labctl("admin", "member", "add", "--file", str(people))
+    assert (done.code, done.err.count("\n"), portal.requests) == (2, 1, [])
+    assert says in done.err
+
+
+def test_a_password_is_read_and_never_an_argument(
+    portal: FakePortal, labctl: Labctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portal.on("GET", "/admin/members/ada", {})
+    portal.on("PUT", "/admin/members/ada/password", {"actions": ["set the password of member ada"]})
+    monkeypatch.setattr("sys.stdin", io.StringIO("correct horse\n"))
+    done = labctl("admin", "member", "passwd", "ada", "--password-stdin")
+    assert done.out == "done: set the password of member ada\n"
+    assert portal.requests[1].body == {"password": "correct horse"}
+    assert labctl("admin", "member", "passwd", "ada", "correct horse").code == 2
+
+
+def test_a_member_changes_his_own_password(
+    portal: FakePortal, labctl: Labctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    portal.on("PUT", "/password", {"actions": []})
+    monkeypatch.setattr("sys.stdin", io.StringIO("old horse\ncorrect horse\n"))
+    assert labctl("passwd", "--password-stdin").out == "your password is changed\n"
+    assert portal.requests[0].body == {"old": "old horse", "new": "correct horse"}
+    monkeypatch.setattr("sys.stdin", io.StringIO("old horse\n"))
+    assert labctl("passwd", "--password-stdin").code == 2
+    assert len(portal.requests) == 1
+
+
+def test_members_are_shut_out_and_let_in(portal: FakePortal, labctl: Labctl) -> None:
+    portal.on("PUT", "/admin/members/ada/disabled", {"actions": ["disable member ada"]})
+    portal.on("DELETE", "/admin/members/ada/disabled", {"actions": []})
+    assert labctl("admin", "member", "disable", "ada", "--dry-run").out == "would disable member ada\n"
+    assert portal.requests[0].query == {"dry_run": ["true"]}
+    assert labctl("admin", "member", "enable", "ada").out == "member ada: nothing to do\n"
+
+
+def test_a_project_is_changed_where_it_is_said(portal: FakePortal, labctl: Labctl) -> None:
+    portal.on("PATCH", "/admin/projects/vision", {"actions": ["change project vision"]})
+    assert labctl("admin", "project", "set", "vision", "--gpus", "3", "--storage", "50").code == 0
+    assert portal.requests[0].body == {"gpus": 3, "storage_gib": 50}
+    nothing = labctl("admin", "project", "set", "vision")
+    assert (nothing.code, len(portal.requests)) == (2, 1)
+
+
+def test_a_project_is_removed_with_its_name_said_twice(portal: FakePortal, labctl: Labctl) -> None:
+    portal.on("DELETE", "/admin/projects/vision", {"actions": ["remove project vision"]})
+    assert (
+        labctl("admin", "project", "rm", "vision", "--confirm", "vision").out
+        == "done: remove project vision\n"
+    )
+    assert portal.requests[0].query == {"confirm": ["vision"]}

@@ -58,7 +58,7 @@ def test_image_that_cannot_be_pulled_does_not_hold_gpus_for_ever(lab: Any, pod_o
     lab.clock.advance(700)
     assert follow(lab, run).state is RunState.FAILED
     assert lab.cluster.job(run) is None
-    assert lab.cluster.deleted_by == ["ada"]
+    assert lab.cluster.deleted_by == [None]  # ada may be gone
 
 
 @pytest.mark.parametrize(("code", "state"), [(0, RunState.SUCCEEDED), (3, RunState.FAILED)])

@@ -2,10 +2,18 @@ from __future__ import annotations
 
 import pytest
 from identity_fakes import FakeDirectory, directory
-from labcluster.errors import ConflictError, NotFoundError, UnreachableError, UsageError
+from labcluster.errors import ConflictError, NotAllowedError, NotFoundError, UnreachableError, UsageError
 from labcluster.models.members import MemberRequest
 from labcluster.services import members
-from labcluster.services.members import CachedDirectory, ensure_member, require_member
+from labcluster.services.members import (
+    CachedDirectory,
+    change_own_password,
+    ensure_member,
+    require_member,
+    set_disabled,
+    set_password,
+    view_member,
+)
 from pydantic import ValidationError
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ5J7Z9dkeykeykey ada@desk"
@@ -95,6 +103,34 @@ def test_request_that_smuggles_something_is_refused(fields: dict[str, object]) -
 def test_missing_member_is_named_with_near_ones() -> None:
     with pytest.raises(NotFoundError, match=r"no member 'adda'; there are ada"):
         require_member(directory({"ada": 20000, "bo": 20001}), "adda")
+
+
+def test_disabled_member_keeps_all_but_the_way_in() -> None:
+    store = FakeDirectory(directory({"ada": 20000}, vision=(30000, "ada")))
+    assert set_disabled(store, "ada", True, dry_run=True).changed
+    assert not store.state.members["ada"].disabled
+    assert set_disabled(store, "ada", True).changed
+    assert not set_disabled(store, "ada", True).changed
+    ensure_member(store, "ada", MemberRequest(full_name="Ada King"))
+    seen = view_member(store.state, "ada")
+    assert (seen.disabled, seen.uid, seen.projects) == (True, 20000, ("vision",))
+    assert set_disabled(store, "ada", False).changed
+    assert not store.state.members["ada"].disabled
+
+
+def test_passwords_are_set_by_administrators_and_changed_by_their_owners() -> None:
+    store = FakeDirectory(directory({"ada": 20000}))
+    assert set_password(store, "ada", "correct horse", dry_run=True).changed
+    assert not store.passwords
+    set_password(store, "ada", "correct horse")
+    with pytest.raises(NotAllowedError, match="old password is wrong"):
+        change_own_password(store, "ada", "wrong horse", "better horse")
+    with pytest.raises(UsageError, match="is the old one"):
+        change_own_password(store, "ada", "correct horse", "correct horse")
+    change_own_password(store, "ada", "correct horse", "better horse")
+    assert store.passwords == {"ada": "better horse"}
+    with pytest.raises(NotFoundError):
+        set_password(store, "eve", "correct horse")
 
 
 class Clock:

@@ -73,6 +73,17 @@ def test_without_members_the_portal_may_act_for_nobody() -> None:
     assert one(made(directory({})), "ClusterRole", "labcluster-impersonator")["rules"] == []
 
 
+def test_disabled_member_is_one_nowhere_and_that_is_no_fault() -> None:
+    found = directory(PEOPLE, vision=(30000, "ada bo"))
+    ada = found.members["ada"].model_copy(update={"disabled": True})
+    found = found.model_copy(update={"members": {**found.members, "ada": ada}})
+    result = made(found, project("vision", 30000))
+    assert result.verdicts["vision"].members == ("bo",)
+    assert result.verdicts["vision"].ready
+    assert result.faults == ()
+    assert one(result, "ClusterRole", "labcluster-impersonator")["rules"][0]["resourceNames"] == ["bo"]
+
+
 @pytest.mark.parametrize("uid", [0, 999, 10000, 19999, 30000, 65534])
 def test_uid_out_of_range_makes_nobody_a_member(uid: int) -> None:
     found = directory({"ada": 20000, "mallory": uid}, vision=(30000, "ada mallory"))
@@ -234,6 +245,13 @@ def test_pods_reach_what_the_site_opens_and_nothing_that_is_excluded() -> None:
         {"to": [{"ipBlock": {"cidr": "192.0.2.5/32"}}], "ports": [{"port": 443, "protocol": "TCP"}]},
         {"to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["10.0.0.0/8"]}}]},
     ]
+
+
+def test_pods_of_gangs_have_names_before_they_are_ready() -> None:
+    spec = one(made(), "Service", "runs", "project-vision")["spec"]
+    assert spec["clusterIP"] == "None"
+    assert spec["publishNotReadyAddresses"]
+    assert spec["selector"] == {"labcluster.internal/gang": "true"}
 
 
 def test_same_input_in_another_order_gives_the_same_objects() -> None:

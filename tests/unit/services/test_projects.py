@@ -1,16 +1,32 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from identity_fakes import FakeDirectory, FakeProjects, directory
 from labcluster.errors import ConflictError, NotFoundError, UnreachableError, UsageError
-from labcluster.models.projects import Project, ProjectRequest, ProjectSpec
-from labcluster.services.projects import add_member, ensure_project, list_projects, remove_member
+from labcluster.models.projects import Project, ProjectChange, ProjectRequest, ProjectSpec
+from labcluster.models.runs import RunState
+from labcluster.services.projects import (
+    add_member,
+    change_project,
+    ensure_project,
+    list_projects,
+    remove_member,
+    remove_project,
+)
 from pydantic import ValidationError
+from store_fakes import FakeStore
 
 
 @pytest.fixture
 def store() -> FakeDirectory:
     return FakeDirectory(directory({"ada": 20000, "bo": 20001}))
+
+
+@pytest.fixture
+def runs(lab: Any) -> FakeStore:
+    return lab.store  # type: ignore[no-any-return]
 
 
 def test_project_is_a_group_and_an_object_with_one_gid(store: FakeDirectory) -> None:
@@ -126,3 +142,68 @@ def test_spec_is_camel_case_in_the_cluster() -> None:
         "description": "", "gid": 30000, "gpus": 0, "maxGpus": 4, "weight": 1, "storageGiB": 7,
         "registryGiB": 0, "images": [],
     }  # fmt: skip
+
+
+@pytest.fixture
+def vision(store: FakeDirectory) -> FakeProjects:
+    projects = FakeProjects()
+    request = ProjectRequest(gpus=2, max_gpus=4, storage_gib=7, description="cameras")
+    ensure_project(store, projects, "vision", request)
+    return projects
+
+
+def test_what_is_not_said_stays_as_it_is(store: FakeDirectory, vision: FakeProjects) -> None:
+    change = change_project(store, vision, "vision", ProjectChange(max_gpus=8))
+    assert change.actions == ("change project vision: maxGpus 4 → 8",)
+    assert vision.specs["vision"].storage_gib == 7
+    assert not change_project(store, vision, "vision", ProjectChange(max_gpus=8)).changed
+    with pytest.raises(UsageError, match="must not be less"):
+        change_project(store, vision, "vision", ProjectChange(gpus=9))
+    with pytest.raises(NotFoundError, match="no project 'visio'; projects: vision"):
+        change_project(store, vision, "visio", ProjectChange(gpus=1))
+
+
+def test_removed_project_keeps_its_name_and_gid_for_ever(
+    store: FakeDirectory, vision: FakeProjects, runs: FakeStore
+) -> None:
+    change = remove_project(store, vision, runs, "vision", confirm="vision")
+    assert "/lab/projects/.removed/vision-30000" in change.actions[-1]
+    assert not vision.specs
+    assert not store.state.groups
+    assert not remove_project(store, vision, runs, "vision", confirm=None).changed
+    with pytest.raises(ConflictError, match="choose another name"):
+        ensure_project(store, vision, "vision", ProjectRequest())
+    ensure_project(store, vision, "speech", ProjectRequest())
+    assert vision.specs["speech"].gid == 30001
+
+
+@pytest.mark.parametrize("confirm", [None, "", "speech"])
+def test_project_is_not_removed_without_its_name_said_again(
+    store: FakeDirectory, vision: FakeProjects, runs: FakeStore, confirm: str | None
+) -> None:
+    with pytest.raises(UsageError, match="--confirm vision"):
+        remove_project(store, vision, runs, "vision", confirm=confirm)
+    assert remove_project(store, vision, runs, "vision", confirm=None, dry_run=True).changed
+    assert "vision" in vision.specs
+    with pytest.raises(NotFoundError):
+        remove_project(store, vision, runs, "visio", confirm="visio")
+
+
+def test_interrupted_removal_goes_on(store: FakeDirectory, vision: FakeProjects, runs: FakeStore) -> None:
+    vision.fails = True
+    with pytest.raises(UnreachableError):
+        remove_project(store, vision, runs, "vision", confirm="vision")
+    assert not store.state.groups
+    vision.fails = False
+    assert remove_project(store, vision, runs, "vision", confirm="vision").changed
+    assert not vision.specs
+    assert {group.gid for group in store.state.removed} == {30000}
+
+
+def test_runs_of_a_removed_project_are_cancelled(
+    store: FakeDirectory, vision: FakeProjects, lab: Any
+) -> None:
+    run = lab.submit()
+    remove_project(store, vision, lab.store, "vision", confirm="vision")
+    row = lab.store.get(run.project, run.number, run.trial)
+    assert (row.state, row.reason) == (RunState.CANCELLED, "project vision was removed")

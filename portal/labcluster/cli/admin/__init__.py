@@ -8,8 +8,11 @@ from labcluster.cli.lazy import LazyGroup
 
 SECTIONS = {
     "Commands": {
-        "member": ("labcluster.cli.admin.member", "Add people and list them."),
-        "project": ("labcluster.cli.admin.project", "Create projects, list them, say who is in them."),
+        "member": ("labcluster.cli.admin.member", "Add people, set passwords, shut people out, list them."),
+        "project": (
+            "labcluster.cli.admin.project",
+            "Create, change and remove projects, say who is in them.",
+        ),
     }
 }
 
