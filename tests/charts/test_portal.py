@@ -45,7 +45,7 @@ def test_portal_itself_may_only_look_and_keep_projects(rendered: Any) -> None:
     for rule in one(rendered("portal"), "ClusterRole", "labcluster-portal")["rules"]:
         if rule["verbs"] == ["impersonate"]:
             continue  # the next test's business
-        allowed = READ | ({"create", "patch"} if rule["resources"] == ["projects"] else set())
+        allowed = READ | ({"create", "patch", "delete"} if rule["resources"] == ["projects"] else set())
         assert set(rule["verbs"]) <= allowed, rule
         assert "secrets" not in rule["resources"]
         if "configmaps" in rule["resources"]:
