@@ -87,7 +87,7 @@ class JobApi(Protocol):
         """Make the Job (one of that name counts as made) and give its uid; a dry run only judges it."""
 
     def delete(self, namespace: str, name: str, user: str | None) -> None:
-        """Remove the Job (`user` None: as ourselves), which goes when its pods are gone; an absent Job counts as removed."""
+        """Remove the Job as `user` (None: as ourselves); it goes after its pods; absent counts as removed."""
 
     def release_pod(self, namespace: str, name: str) -> None:
         """Take a pod that is being removed off the cluster's books without an answer from its node."""
