@@ -38,7 +38,7 @@ def test_job_of_an_earlier_attempt_that_outlived_a_crash_is_removed(lab: Any) ->
     admit(lab, run)
     lab.store.requeue([run], "again")
     follow(lab, run)
-    assert (lab.cluster.job(run), lab.cluster.deleted_by) == (None, ["ada"])
+    assert (lab.cluster.job(run), lab.cluster.deleted_by) == (None, [None])
     lab.clock.advance(10)
     follow(lab, run)
     assert lab.row(run).state is RunState.QUEUED

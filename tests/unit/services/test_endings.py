@@ -157,7 +157,7 @@ def test_what_the_cluster_does_to_a_running_run(
     if again and requeue:
         assert (row.state, row.attempt, row.job_uid) == (RunState.QUEUED, 2, None)
         assert (row.started_at, row.finished_at, row.node, row.exit_code) == (None, None, None, None)
-        assert lab.cluster.deleted_by == ["ada"]
+        assert lab.cluster.deleted_by == [None]
     else:
         assert (row.state, row.attempt) == (state, 1)
         assert ("--requeue" in (row.reason or "")) == again
