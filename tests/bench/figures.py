@@ -52,6 +52,16 @@ def _submit_p95(samples: Samples) -> float:
     return percentile(samples["submit"], 0.95) - statistics.median(samples["bare"])
 
 
+def _milliseconds_each(samples: Samples) -> float:
+    return samples["each"][0]
+
+
+def _answers(samples: Samples) -> str:
+    shares = ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
+    told = ", ".join(f"{name} {percentile(samples['answer'], share):.0f} ms" for share, name in shares)
+    return f"{1000 / samples['each'][0]:.0f} a second; an answer takes {told}"
+
+
 def _start_p50(samples: Samples) -> float:
     return statistics.median(samples["start"])
 
@@ -83,5 +93,32 @@ FIGURES = {
         value=_start_p50,
         met=lambda s: _start_p50(s) <= 3000.0,
         notes=lambda s: f"p95 {percentile(s['start'], 0.95):.0f} ms; image present, idle lab, one at a time",
+    ),
+    "rate": Figure(
+        title="accepted submits, each committed, from 8 clients at once",
+        measure="rate",
+        repeats=1200,
+        target="≤ 10 ms each: 100 a second",
+        value=_milliseconds_each,
+        met=lambda s: _milliseconds_each(s) <= 10.0,
+        notes=_answers,
+    ),
+    "array": Figure(
+        title="`labctl submit --array 0-499%20`, p95",
+        measure="array",
+        repeats=5,
+        target="≤ 3 s",
+        value=lambda s: percentile(s["array"], 0.95),
+        met=lambda s: percentile(s["array"], 0.95) <= 3000.0,
+        notes=lambda s: f"p50 {statistics.median(s['array']):.0f} ms",
+    ),
+    "bulk": Figure(
+        title="`labctl submit --file` of 500 lines, p95",
+        measure="bulk",
+        repeats=3,
+        target="≤ 3 s",
+        value=lambda s: percentile(s["bulk"], 0.95),
+        met=lambda s: percentile(s["bulk"], 0.95) <= 3000.0,
+        notes=lambda s: f"p50 {statistics.median(s['bulk']):.0f} ms",
     ),
 }

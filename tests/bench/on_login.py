@@ -1,15 +1,24 @@
 """Takes samples on the login node; sent there through ssh, so standard library only.
 
-usage: python3 on_login.py help|submit|start COUNT     prints {"series": [milliseconds, …], …}
+usage: python3 on_login.py help|submit|start|rate|array|bulk COUNT     prints {"series": [milliseconds, …], …}
 """
 
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 # A run is over for its user seconds before its pod, Job and queue entry are.
 SETTLE = 4
+# Where the site puts labctl's packages: its client, munge credentials and all, is the one that is measured.
+LABCTL = "/opt/labcluster/lib/site-packages"
+CLIENTS = 8
+SUBMIT = ["labctl", "submit", "--memory", "64M", "--name", "bench"]
+MEMBERS = 500
 PYTHON = ["/usr/bin/python3", "-IS", "-c", "pass"]
 
 
@@ -68,6 +77,120 @@ def measure_start(count):
     return series
 
 
+def connect():
+    """A client of the portal as labctl's is."""
+    sys.path.append(LABCTL)
+    from labcluster.cli.session import build
+
+    return build()
+
+
+def biggest():
+    """A project and as many GPUs of it as one run may have: such runs wait, and few pods get in the way."""
+    me = connect().get("/whoami")
+    nodes = connect().get("/nodes")["items"]
+    most = max(node["gpus"] for node in nodes)
+    project = max(me["projects"], key=lambda project: project["max_gpus"])
+    return project["name"], min(most, project["max_gpus"])
+
+
+def client(number, count, project, gpus, gate, results):
+    """One client of several: submits over one connection, and then ends what it submitted."""
+    portal = connect()
+    portal.get("/whoami")
+    request = {"command": ["true"], "workdir": str(Path.cwd()), "project": project, "name": "bench"}
+    request |= {"gpus": gpus, "cpus": 0.1, "memory": "64Mi", "env": {"CLIENT": str(number)}}
+    gate.wait()
+    began, samples, runs = time.time(), [], []
+    for _ in range(count):
+        start = time.perf_counter()
+        run = portal.post("/runs", request | {"idempotency_key": os.urandom(16).hex()})
+        samples.append((time.perf_counter() - start) * 1000)
+        runs.append(run["id"])
+    results.put((began, time.time(), samples))
+    gate.wait()
+    for run in runs:
+        portal.post(f"/runs/{run}/cancel")
+
+
+def measure_rate(count):
+    """Submits of eight clients at once, each with the answer that its row is committed."""
+    project, gpus = biggest()
+    gate, results = multiprocessing.Barrier(CLIENTS), multiprocessing.Queue()
+    share = count // CLIENTS
+    arguments = (share, project, gpus, gate, results)
+    clients = [multiprocessing.Process(target=client, args=(n, *arguments)) for n in range(CLIENTS)]
+    for process in clients:
+        process.start()
+    ended = [results.get(timeout=300) for _ in clients]
+    for process in clients:
+        process.join()
+    seconds = max(end for _, end, _ in ended) - min(began for began, _, _ in ended)
+    answers = [sample for _, _, samples in ended for sample in samples]
+    return {"answer": answers, "each": [seconds * 1000 / len(answers)]}
+
+
+def measure_array(count):
+    """`labctl submit --array` of so many members that none is made twice."""
+    project, gpus = biggest()
+    series = {"array": []}
+    words = [
+        "labctl",
+        "submit",
+        "--project",
+        project,
+        "--gpus",
+        str(gpus),
+        "--memory",
+        "64M",
+        "--name",
+        "bench",
+    ]
+    for _ in range(count):
+        took, run = timed([*words, "--array", f"0-{MEMBERS - 1}%20", "--", "true"])
+        series["array"].append(took)
+        timed(["labctl", "cancel", run.strip()])
+        time.sleep(SETTLE)
+    return series
+
+
+def measure_bulk(count):
+    """`labctl submit --file` of as many lines."""
+    project, gpus = biggest()
+    series = {"bulk": []}
+    words = [
+        "labctl",
+        "submit",
+        "--project",
+        project,
+        "--gpus",
+        str(gpus),
+        "--memory",
+        "64M",
+        "--name",
+        "bench",
+    ]
+    for _ in range(count):
+        with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
+            for line in range(MEMBERS):
+                file.write(json.dumps({"command": ["true"], "env": {"LINE": line}}) + "\n")
+            file.flush()
+            took, runs = timed([*words, "--file", file.name])
+        series["bulk"].append(took)
+        portal = connect()
+        for run in runs.split():
+            portal.post(f"/runs/{run}/cancel")
+        time.sleep(SETTLE)
+    return series
+
+
 if __name__ == "__main__":
-    measures = {"help": measure_help, "submit": measure_submit, "start": measure_start}
+    measures = {
+        "help": measure_help,
+        "submit": measure_submit,
+        "start": measure_start,
+        "rate": measure_rate,
+        "array": measure_array,
+        "bulk": measure_bulk,
+    }
     print(json.dumps(measures[sys.argv[1]](int(sys.argv[2]))))
