@@ -186,7 +186,7 @@ class Site(_Model):
         min_length=1, description="may open ssh to every node, the Kubernetes API and the portal"
     )
     user_networks: list[IPv4Network] = Field(
-        min_length=1, description="may open ssh to the login node, and the portal"
+        min_length=1, description="may open ssh to the login node, portal, login page and Kubernetes API"
     )
     pod_egress: Literal["internet", "cluster"] = Field(
         default="internet",
