@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY as PG_ARRAY
@@ -15,46 +15,68 @@ from labcluster.adapters.tables import ARRAYS, COUNTERS, RUNS
 from labcluster.models.runs import Run, RunState, Submission
 
 
-def insert_runs(
-    connection: sa.Connection, items: Sequence[Submission], key: str, fingerprint: str
-) -> list[Run]:
-    """Write a request's runs under their projects' next numbers; IntegrityError if its key was used."""
-    counts = Counter(item.run.project for item in items)
+class Accepted(NamedTuple):
+    """One request that passed every check."""
+
+    items: Sequence[Submission]
+    key: str
+    fingerprint: str
+
+
+_COUNTER = insert(COUNTERS).values(project=sa.bindparam("name"), last=sa.bindparam("more"))
+_NEXT = _COUNTER.on_conflict_do_update(
+    index_elements=["project"], set_={"last": COUNTERS.c.last + _COUNTER.excluded.last}
+).returning(COUNTERS.c.last, sa.func.clock_timestamp())
+_INSERT = RUNS.insert()
+
+
+def insert_runs(connection: sa.Connection, requests: Sequence[Accepted]) -> list[list[Run]]:
+    """Write requests' runs under their projects' next numbers; IntegrityError if a key was used."""
+    counts = Counter(item.run.project for request in requests for item in request.items)
     following: dict[str, int] = {}
     now: datetime | None = None
-    for project in sorted(counts):  # always in this order, so that two requests never wait for each other
-        new = insert(COUNTERS).values(project=project, last=counts[project])
-        number = new.on_conflict_do_update(
-            index_elements=["project"], set_={"last": COUNTERS.c.last + new.excluded.last}
-        ).returning(COUNTERS.c.last, sa.func.clock_timestamp())
-        last, now = connection.execute(number).one()
+    for project in sorted(counts):  # always in this order, so that two never wait for each other
+        last, now = connection.execute(_NEXT, {"name": project, "more": counts[project]}).one()
         following[project] = last - counts[project] + 1
-    runs: list[Run] = []
+    answers: list[list[Run]] = []
     rows: list[dict[str, Any]] = []
-    for place, item in enumerate(items):
-        index = item.array.indices[0] if item.array else None
-        size = len(item.array.indices) if item.array else None
-        values: dict[str, Any] = {
-            **item.run.model_dump(),
-            "array_index": index,
-            "array_size": size,
-            "number": following[item.run.project],
-            "trial": index or 0,
-            "attempt": 1,
-            "state": RunState.QUEUED,
-            "reason": item.reason,
-            "submitted_at": now,
-        }
-        following[item.run.project] += 1
-        runs.append(Run(**values))
-        values |= {"command": list(item.run.command), "after": list(item.run.after)}
-        rows.append(values | {"idempotency_key": key_of(key, place), "fingerprint": fingerprint})
-    # The first of a request decides whether it is new.
-    connection.execute(RUNS.insert(), rows)
+    for request in requests:
+        runs = []
+        for place, item in enumerate(request.items):
+            run = _row(item, following[item.run.project], now)
+            following[item.run.project] += 1
+            runs.append(run)
+            rows.append(
+                {
+                    **run.model_dump(),
+                    "command": list(run.command),
+                    "after": list(run.after),
+                    "idempotency_key": key_of(request.key, place),
+                    "fingerprint": request.fingerprint,
+                }
+            )
+        answers.append(runs)
+    connection.execute(_INSERT, rows)
+    items = [item for request in requests for item in request.items]
     for item, row in zip(items, rows, strict=True):
         if item.array:
             _insert_array(connection, item, row)
-    return runs
+    return answers
+
+
+def _row(item: Submission, number: int, now: datetime | None) -> Run:
+    """A run, or the first member of an array."""
+    index = item.array.indices[0] if item.array else None
+    own = {
+        "array_index": index,
+        "array_size": len(item.array.indices) if item.array else None,
+        "number": number,
+        "trial": index or 0,
+        "state": RunState.QUEUED,
+        "reason": item.reason,
+        "submitted_at": now,
+    }
+    return Run(**(item.run.model_dump() | own))
 
 
 def _insert_array(connection: sa.Connection, item: Submission, first: dict[str, Any]) -> None:

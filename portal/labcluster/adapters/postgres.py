@@ -16,8 +16,9 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by, distinct_on
 from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from labcluster.adapters.insertion import insert_runs, key_of
+from labcluster.adapters.insertion import Accepted, insert_runs, key_of
 from labcluster.adapters.tables import ARRAYS, RUNS
+from labcluster.adapters.together import Together
 from labcluster.errors import ConflictError, UncertainError, UnreachableError
 from labcluster.models.runs import (
     ACTIVE_STATES,
@@ -81,30 +82,57 @@ def migrate(pool: sa.Engine) -> None:
         command.upgrade(configuration, "head")
 
 
+# Submits that share a transaction at most.
+_TOGETHER = 64
+
+
 class PostgresRuns:
     """Implements `services.ports.RunStore`."""
 
     def __init__(self, pool: sa.Engine) -> None:
         self._pool = pool
+        self._together = Together(self._add_all, _TOGETHER)
 
     def add(self, items: Sequence[Submission], key: str, fingerprint: str) -> tuple[list[Run], bool]:
         """Commit runs under their projects' next numbers, all or none; the counters' locks order them.
 
-        Of an array its first member is given.
+        Of an array its first member is given. Single runs that come at the same moment share one
+        transaction: the lock of their project's counter and the wait for the disk are paid once.
         """
-        user = items[0].run.user
+        request = Accepted(items, key, fingerprint)
+        if len(items) == 1 and items[0].array is None:
+            return self._together.do(request)
+        return self._add(request)
+
+    def _add_all(self, requests: Sequence[Accepted]) -> Sequence[tuple[list[Run], bool] | Exception]:
         try:
-            with reachable(), self._pool.connect() as connection, connection.begin() as transaction:
-                runs = insert_runs(connection, items, key, fingerprint)
-                with _certain():
-                    transaction.commit()
-                return runs, True
+            return [(runs, True) for runs in self._commit(requests)]
+        except IntegrityError:
+            return [self._add_or_error(request) for request in requests]
+
+    def _add_or_error(self, request: Accepted) -> tuple[list[Run], bool] | Exception:
+        try:
+            return self._add(request)
+        except Exception as error:  # noqa: BLE001 - it is raised where this request came from
+            return error
+
+    def _add(self, request: Accepted) -> tuple[list[Run], bool]:
+        try:
+            return self._commit([request])[0], True
         except IntegrityError:
             # The same request was accepted before or beside us; the numbers were given back.
-            known = self.by_key(user, key, fingerprint, len(items))
+            user = request.items[0].run.user
+            known = self.by_key(user, request.key, request.fingerprint, len(request.items))
         if not known:
             raise ConflictError("this request is being answered right now: try again")
         return known, False
+
+    def _commit(self, requests: Sequence[Accepted]) -> list[list[Run]]:
+        with reachable(), self._pool.connect() as connection, connection.begin() as transaction:
+            answers = insert_runs(connection, requests)
+            with _certain():
+                transaction.commit()
+            return answers
 
     def by_key(self, user: str, key: str, fingerprint: str, items: int = 1) -> list[Run]:
         """What an earlier request with this key made, in its order; of an array its first member."""

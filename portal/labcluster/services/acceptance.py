@@ -150,10 +150,10 @@ class Acceptance:
         """
         for line, item in enumerate(items, 1):
             new = item.run
-            manifest = job(self._trial(item), self._settings, self._registry.host)
             facts = (self._member(new), self._view.project(new.project))
-            if self._rehearsals.known(manifest, facts):
+            if self._rehearsals.known(new, facts):
                 continue
+            manifest = job(self._trial(item), self._settings, self._registry.host)
             try:
                 self._jobs.create(manifest, new.user, dry_run=True)
             except UnreachableError as error:
@@ -161,7 +161,7 @@ class Acceptance:
             except LabclusterError as error:
                 raise _of_line(error, line, lines) from None
             else:
-                self._rehearsals.keep(manifest, facts)
+                self._rehearsals.keep(new, facts)
 
     def _trial(self, item: Submission) -> Run:
         index = item.array.indices[-1] if item.array else None
