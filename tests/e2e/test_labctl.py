@@ -284,9 +284,9 @@ def test_the_same_key_is_the_same_run(ada: Any) -> None:
 
 
 def test_images_are_listed_and_can_be_named(ada: Any) -> None:
-    images = json.loads(good(ada("labctl images --json")))
+    images = json.loads(good(ada("labctl image ls --json")))["items"]
     assert any("/common/python-ml:" in image["reference"] for image in images)
-    name = good(ada("labctl images")).splitlines()[1].split()[0]
+    name = good(ada("labctl image ls")).splitlines()[1].split()[0]
     words = f"cd && labctl submit {SMALL} --image {name} --wait --json"
     done = ada(f"{words} -- python3 -c 'import sklearn'", timeout=90)
     assert json.loads(good(done))["state"] == "succeeded"

@@ -130,12 +130,23 @@ def test_portal_sees_every_image(site: Site) -> None:
         password_file=nowhere,
         ca_file=nowhere,
     )
-    auth = TokenAuth(site.token_url, site.address, *CLUSTER.split(":"))
+    account = httpx.BasicAuth(*CLUSTER.split(":"))
+    auth = TokenAuth(site.token_url, site.address, account)
     with httpx.Client(auth=auth, verify=site.trust(), trust_env=False) as client:
-        registry = HttpRegistry(settings, client=client)
+        registry = HttpRegistry(settings, client=client, account=account)
         assert {"common/base", "vision/net", "speech/net"} <= set(registry.repositories())
         assert registry.tags("vision/net") == ["1"]
-        assert str(registry.digest("vision/net", "1")).startswith("sha256:")
+        digest = str(registry.digest("vision/net", "1"))
+        assert digest.startswith("sha256:")
+        assert registry.size("vision/net", digest) == 113
+        assert registry.usage()["vision"] > 113
+        password, seconds = registry.login("ada", admin=False)
+        assert (site.pull(f"ada:{password}", "vision/net:1"), seconds) == ("", 3600)
+        assert site.push(CLUSTER, "speech/removed:1", "other.tar") == ""
+        gone = str(registry.digest("speech/removed", "1"))
+        assert registry.remove("speech/removed", gone)
+        assert registry.digest("speech/removed", "1") is None
+        assert not registry.remove("speech/removed", gone)
 
 
 def test_member_pushes_and_pulls_her_projects_images_and_pulls_common_ones(site: Site) -> None:

@@ -9,6 +9,7 @@ from labcluster.errors import (
     LabclusterError,
     NotAuthenticatedError,
     NotFoundError,
+    UnreachableError,
 )
 from labcluster.models.callers import Credential
 from labcluster.models.runs import (
@@ -164,6 +165,8 @@ class FakeRegistry:
             "speech/asr": {"1": DIGEST},
             "labcluster/portal": {"0.1.0": DIGEST},
         }
+        self.used = 0
+        self.usage_away = False
 
     def digest(self, repository: str, tag: str) -> str | None:
         tags = self.images.get(repository, {})
@@ -174,6 +177,22 @@ class FakeRegistry:
 
     def repositories(self) -> list[str]:
         return list(self.images)
+
+    def size(self, repository: str, digest: str) -> int | None:
+        return 1000
+
+    def remove(self, repository: str, digest: str) -> bool:
+        tags = self.images[repository]
+        self.images[repository] = {tag: found for tag, found in tags.items() if found != digest}
+        return len(tags) != len(self.images[repository])
+
+    def login(self, user: str, *, admin: bool) -> tuple[str, int]:
+        return f"password-of-{user}{'-admin' if admin else ''}", 3600
+
+    def usage(self) -> dict[str, int]:
+        if self.usage_away:
+            raise UnreachableError("the registry's token service does not answer")
+        return {"vision": self.used}
 
 
 class FakeLogs:

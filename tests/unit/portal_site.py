@@ -18,6 +18,7 @@ from labcluster.models.callers import BrowserLogin, TokenOwner
 from labcluster.models.settings import Admin, LoginSettings
 from labcluster.services.access import AccessService, Sessions
 from labcluster.services.authentication import Authenticator, payload
+from labcluster.services.registry import RegistryService
 from labcluster.services.usage import UsageService
 from labcluster.web.app import create_app
 from labcluster.web.wiring import Administration, Entrance, Login, Portal
@@ -107,6 +108,7 @@ class Site:
             cluster="lab",
             runs=lab.runs,
             usage=UsageService(self.used, lab.cluster, storage_token_sha256=sha256(b"token").hexdigest()),
+            registry=RegistryService(lab.registry, lab.cluster, lab.store.active),
             authenticator=authenticator,
             administration=administration,
             background=lab.cluster,

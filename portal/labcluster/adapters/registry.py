@@ -25,6 +25,8 @@ _MANIFESTS = ", ".join(
 # Short: who pushes an image anew and submits at once must get the new one.
 _TAG_SECONDS = 2.0
 _CATALOG_SECONDS = 20.0
+# What a digest names never changes.
+_FOR_EVER = float("inf")
 # While the registry is away, what it said before is used for so long.
 _STALE_SECONDS = 3600.0
 _MAX_ENTRIES = 10_000
@@ -43,13 +45,12 @@ class TokenAuth(httpx.Auth):
         self,
         url: str,
         service: str,
-        username: str,
-        password: str,
+        account: httpx.BasicAuth,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url = url.rstrip("/")
         self._service = service
-        self._basic = httpx.BasicAuth(username, password)
+        self._account = account
         self._clock = clock
         self._lock = threading.Lock()
         self._kept: dict[str, tuple[float, str]] = {}
@@ -75,7 +76,7 @@ class TokenAuth(httpx.Auth):
     def _ask(self, scope: str) -> Generator[httpx.Request, httpx.Response, str]:
         params = {"service": self._service, **({"scope": scope} if scope else {})}
         asking = httpx.Request("GET", f"{self._url}/token", params=params)
-        answer = yield next(self._basic.auth_flow(asking))
+        answer = yield next(self._account.auth_flow(asking))
         answer.read()
         if answer.status_code != 200:
             raise UnreachableError(f"the registry's token service answers with HTTP {answer.status_code}")
@@ -95,15 +96,20 @@ class HttpRegistry:
         settings: RegistrySettings,
         *,
         client: httpx.Client | None = None,
+        account: httpx.BasicAuth | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = settings.host
         self._url = settings.url.rstrip("/")
+        self._token_url = settings.token_url.rstrip("/")
+        # Who we are to the token service; the registry itself gets its tokens.
+        self._account = account
         if client is None:
             username = settings.username_file.read_text().strip()
             password = settings.password_file.read_text().strip()
+            self._account = httpx.BasicAuth(username, password)
             client = httpx.Client(
-                auth=TokenAuth(settings.token_url, settings.host, username, password),
+                auth=TokenAuth(settings.token_url, settings.host, self._account),
                 verify=_context(settings),
                 timeout=httpx.Timeout(5.0, connect=2.0),
                 limits=httpx.Limits(max_keepalive_connections=8, keepalive_expiry=120.0),
@@ -142,6 +148,36 @@ class HttpRegistry:
             ("catalog",), _CATALOG_SECONDS, lambda: self._pages("/v2/_catalog?n=1000", "repositories")
         )
 
+    def size(self, repository: str, digest: str) -> int | None:
+        """Bytes of an image's layers, as they are sent; None if it is gone."""
+        return self._cached(("size", digest), _FOR_EVER, lambda: self._size(repository, digest))
+
+    def remove(self, repository: str, digest: str) -> bool:
+        """Remove an image with all its tags; False if it was gone."""
+        answer = self._ask("DELETE", f"/v2/{repository}/manifests/{digest}", {})
+        stale = {("digest", repository), ("tags", repository), ("usage",)}
+        with self._lock:
+            self._kept = {key: kept for key, kept in self._kept.items() if key[:2] not in stale}
+        return answer is not None
+
+    def login(self, user: str, *, admin: bool) -> tuple[str, int]:
+        """A password of the registry for somebody whom the portal has authenticated, and its seconds."""
+        answer = self._ask_tokens("POST", "/login", {"user": user, "admin": admin})
+        return str(answer["password"]), int(answer["expires_in"])
+
+    def usage(self) -> dict[str, int]:
+        """Bytes by project."""
+        return self._cached(("usage",), _TAG_SECONDS, lambda: self._ask_tokens("GET", "/usage"))
+
+    def _size(self, repository: str, digest: str) -> int | None:
+        answer = self._ask("GET", f"/v2/{repository}/manifests/{digest}", {"Accept": _MANIFESTS})
+        if answer is None:
+            return None
+        content = answer.json()
+        if "manifests" in content:  # one for each kind of machine
+            return sum(self.size(repository, each["digest"]) or 0 for each in content["manifests"])
+        return sum(int(layer.get("size", 0)) for layer in content.get("layers") or [])
+
     def _cached(self, key: tuple[str, ...], seconds: float, ask: Callable[[], T]) -> T:
         now = self._clock()
         with self._lock:
@@ -171,6 +207,16 @@ class HttpRegistry:
             if not following:
                 return names
             path = httpx.URL(following).raw_path.decode()
+
+    def _ask_tokens(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        auth = self._account or httpx.USE_CLIENT_DEFAULT
+        try:
+            answer = self._client.request(method, self._token_url + path, json=body, auth=auth)
+        except httpx.HTTPError as error:
+            raise UnreachableError(f"the registry's token service does not answer: {error}") from error
+        if answer.is_error:
+            raise UnreachableError(f"the registry's token service answers with HTTP {answer.status_code}")
+        return cast("dict[str, Any]", answer.json())
 
     def _ask(self, method: str, path: str, headers: dict[str, str]) -> httpx.Response | None:
         try:

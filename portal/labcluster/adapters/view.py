@@ -222,6 +222,7 @@ def _share(project: Json) -> ProjectShare:
         gpus=gpus,
         max_gpus=int(spec.get("maxGpus", gpus)),
         storage_gib=int(spec.get("storageGiB", 0)),
+        registry_gib=int(spec.get("registryGiB", 0)),
     )
 
 

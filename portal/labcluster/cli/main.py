@@ -38,9 +38,9 @@ SECTIONS = {
     "Cluster": {
         "queue": ("labcluster.cli.queue", "Show what runs and what waits, and why."),
         "nodes": ("labcluster.cli.nodes", "Show the nodes and what is free on them."),
-        "images": ("labcluster.cli.images", "List the images that a run may use."),
         "usage": ("labcluster.cli.usage", "Show who used how much of GPUs, processors and storage."),
         "passwd": ("labcluster.cli.passwd", "Change your password."),
+        "image": ("labcluster.cli.image", "Images that runs use: list, build, push and remove them."),
         "whoami": ("labcluster.cli.whoami", "Show who you are to the cluster, and your projects."),
     },
     "Access": {

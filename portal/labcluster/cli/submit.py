@@ -37,7 +37,7 @@ from labcluster.errors import LabclusterError, UsageError
     "-t", "--time", "time_seconds", type=TimeType(),
     help="It is ended after this time: 30m, 2h, 1-00:00:00, minutes.",
 )  # fmt: skip
-@click.option("-i", "--image", help="Image it runs in, see labctl images.  [default: the cluster's]")
+@click.option("-i", "--image", help="Image it runs in, see labctl image ls.  [default: the cluster's]")
 @click.option(
     "-e", "--env", "env", type=EnvType(), multiple=True,
     help="Variable for the command; K alone takes this shell's value. Repeatable.",

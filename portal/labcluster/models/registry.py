@@ -33,6 +33,24 @@ class Account:
     kind: Literal["cluster", "node", "admin", "member"]
 
 
+class LoginRequest(BaseModel):
+    """For what somebody wants to log in to the registry."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    push: str | None = Field(None, description="the image that will be pushed; None for pulling only")
+
+
+class Removal(BaseModel):
+    """An image that was removed, or would be."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    repository: str
+    tags: list[str]
+    digest: str
+
+
 class RegistryLogin(BaseModel):
     """A user name and a short-lived password for the registry, for programs that act for somebody."""
 
@@ -50,5 +68,27 @@ class RegistryUsage(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     project: str
-    used_bytes: int = Field(description="blobs that its manifests name, each counted once")
+    used_bytes: int | None = Field(
+        description="blobs that its manifests name, each counted once; None: not known now"
+    )
     quota_bytes: int | None = Field(description="None: no quota")
+
+
+class ImageView(BaseModel):
+    """An image that a run may use."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reference: str
+    tag: str
+    digest: str
+    size_bytes: int | None = Field(default=None, description="its layers, as they are sent")
+
+
+class ImageList(BaseModel):
+    """The images of projects and the common ones, and what the projects use."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    items: list[ImageView]
+    usage: list[RegistryUsage]

@@ -322,6 +322,7 @@ class ProjectShare(_Model):
     gpus: int
     max_gpus: int
     storage_gib: int = Field(0, description="0: no limit")
+    registry_gib: int = Field(default=0, description="quota of its images; 0 for none")
 
 
 class WhoAmI(_Model):
@@ -373,20 +374,6 @@ class NodeList(_Model):
     """All nodes that can run something."""
 
     items: list[NodeView]
-
-
-class ImageView(_Model):
-    """An image that a run may use."""
-
-    reference: str
-    tag: str
-    digest: str
-
-
-class ImageList(_Model):
-    """The images of a project and the common ones."""
-
-    items: list[ImageView]
 
 
 class Problem(BaseModel):

@@ -6,7 +6,7 @@ import difflib
 import re
 
 from labcluster.errors import NotAllowedError, NotFoundError, UsageError
-from labcluster.models.runs import ImageView
+from labcluster.models.registry import ImageView
 from labcluster.services.ports import ImageRegistry
 
 COMMON = "common"
@@ -23,9 +23,9 @@ def resolve(registry: ImageRegistry, name: str, project: str, default: str) -> t
     `python-ml` is a common image, `vision/net` one of project vision. Without a tag the newest is meant,
     or that of the site's default image if it is the one.
     """
-    repository, tag, digest = _split(registry.host, name)
+    repository, tag, digest = split(registry.host, name)
     if digest is None and tag is None:
-        usual, usual_tag, digest = _split(registry.host, default)
+        usual, usual_tag, digest = split(registry.host, default)
         tag, digest = (usual_tag, digest) if usual == repository else (None, None)
     owner = repository.split("/", 1)[0]
     if owner not in (COMMON, project):
@@ -63,7 +63,7 @@ def newest_tag(tags: object) -> str | None:
     return max(names, key=_version_key, default=None)
 
 
-def _split(host: str, name: str) -> tuple[str, str | None, str | None]:
+def split(host: str, name: str) -> tuple[str, str | None, str | None]:
     """Repository, tag and digest of what the user wrote."""
     text = name.removeprefix(f"{host}/")
     first = text.split("/", 1)[0]

@@ -177,7 +177,7 @@ class TokenService:
 
     def _require_member(self, username: str) -> None:
         member = self._people.read().members.get(username)
-        if member is None or getattr(member, "disabled", False):
+        if member is None or member.disabled:
             raise NotAuthenticatedError("wrong user name or password")
 
     def _projects_of(self, account: Account) -> frozenset[str]:

@@ -18,7 +18,6 @@ from labcluster.models.callers import Caller
 from labcluster.models.runs import (
     RUN_ID,
     BulkRequest,
-    ImageView,
     NewRun,
     NodeView,
     ProjectShare,
@@ -33,7 +32,6 @@ from labcluster.models.runs import (
     WhoAmI,
 )
 from labcluster.models.settings import JobSettings, RunLimits
-from labcluster.services import images
 from labcluster.services.acceptance import Acceptance
 from labcluster.services.arrays import MAX_INDEX, parse_indices
 from labcluster.services.logs import LogTail
@@ -254,13 +252,6 @@ class RunService:
             if share is not None:
                 shares.append(share)
         return WhoAmI(user=caller.user, uid=caller.uid, admin=caller.admin, projects=shares)
-
-    def images(self, caller: Caller, project: str | None) -> list[ImageView]:
-        """Images for the runs of a project, or of all of the caller's."""
-        mine = sorted(self._view.memberships(caller.user))
-        if project is not None and project not in mine and not caller.admin:
-            raise self._foreign_project(caller, project)
-        return images.list_images(self._registry, [project] if project else mine)
 
     def _foreign_project(self, caller: Caller, project: str) -> LabclusterError:
         if self._view.project(project) is None:

@@ -15,7 +15,6 @@ from labcluster.errors import ConflictError
 from labcluster.models.runs import (
     BulkAnswer,
     BulkRequest,
-    ImageList,
     NewRun,
     NewRunList,
     NodeList,
@@ -188,9 +187,3 @@ def get_nodes(portal: PortalOf) -> NodeList:
 def whoami(caller: CallerOf, portal: PortalOf) -> WhoAmI:
     """Who the caller is and where he may submit."""
     return portal.runs.whoami(caller)
-
-
-@router.get("/images")
-def get_images(caller: CallerOf, portal: PortalOf, project: str | None = None) -> ImageList:
-    """Images that a run may use."""
-    return ImageList(items=portal.runs.images(caller, project))

@@ -14,7 +14,7 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labcluster.errors import LabclusterError, UsageError
-from labcluster.web import access, account, admin, api, login, pages, problems, usage
+from labcluster.web import access, account, admin, api, login, pages, problems, registry, usage
 from labcluster.web.wiring import Portal, PortalOf
 
 MAX_BODY = 1024 * 1024
@@ -53,6 +53,7 @@ def create_app(portal: Portal) -> FastAPI:
     app.include_router(admin.router)
     app.include_router(usage.router)
     app.include_router(account.router)
+    app.include_router(registry.router)
     app.include_router(pages.router)
     app.include_router(login.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))

@@ -34,6 +34,7 @@ from labcluster.services.leaving import RunTable
 from labcluster.services.manifests import SHELL_GROUP
 from labcluster.services.members import CachedDirectory, DirectoryStore
 from labcluster.services.projects import ProjectStore
+from labcluster.services.registry import RegistryService
 from labcluster.services.runs import RunService
 from labcluster.services.usage import UsageService
 
@@ -83,6 +84,7 @@ class Portal:
     cluster: str
     runs: RunService
     usage: UsageService
+    registry: RegistryService
     authenticator: Authenticator
     administration: Administration | None
     background: Lifecycle
@@ -110,12 +112,13 @@ def build(settings: PortalSettings) -> Portal:
             settings.ldap.ca_file,
         )
         administration = Administration(directory, CachedDirectory(directory), KubeProjects(api), store)
+    registry = HttpRegistry(settings.registry)
     runs = RunService(
         store=store,
         view=view,
         jobs=KubeJobs(api),
         logs=KubeLogs(api, CONTAINER),
-        registry=HttpRegistry(settings.registry),
+        registry=registry,
         settings=settings.jobs,
         limits=settings.limits,
         default_image=settings.default_image,
@@ -149,6 +152,7 @@ def build(settings: PortalSettings) -> Portal:
         cluster=settings.cluster_name,
         runs=runs,
         usage=UsageService(PostgresUsage(pool), view, settings.storage_token_sha256),
+        registry=RegistryService(registry, view, store.active),
         authenticator=Authenticator(
             MungeDecoder(settings.munge_socket),
             view,

@@ -20,7 +20,10 @@ QUEUED = {
     "run": "vision-8", "project": "vision", "user": "bo", "name": "train", "gpus": 2, "state": "queued",
     "position": 1, "reason": "waits for 2 GPUs", "submitted_at": "2026-11-21T08:00:00Z",
 }  # fmt: skip
-IMAGE = {"reference": "registry.test:5000/common/python-ml:1.0", "tag": "1.0", "digest": "sha256:" + "a" * 64}
+IMAGE = {
+    "reference": "registry.test:5000/common/python-ml:1.0", "tag": "1.0",
+    "digest": "sha256:" + "a" * 64, "size_bytes": 180 * 1024**2,
+}  # fmt: skip
 ME = {
     "user": "ada", "uid": 20000, "admin": False,
     "projects": [{"name": "vision", "gid": 30000, "gpus": 4, "max_gpus": 8}],
@@ -68,7 +71,7 @@ def test_ls_asks_for_ones_own_runs_unless_told(
         (["show", "vision-7"], "/runs/vision-7", RUN, RUN),
         (["queue"], "/queue", {"items": [QUEUED]}, [QUEUED]),
         (["nodes"], "/nodes", {"items": [NODE]}, [NODE]),
-        (["images"], "/images", {"items": [IMAGE]}, [IMAGE]),
+        (["image", "ls"], "/images", {"items": [IMAGE], "usage": []}, {"items": [IMAGE], "usage": []}),
         (["whoami"], "/whoami", ME, ME),
         (["admin", "member", "ls"], "/admin/members", {"items": []}, []),
         (["admin", "project", "ls"], "/admin/projects", {"items": []}, []),
@@ -125,10 +128,19 @@ def test_nodes_says_what_is_free(portal: FakePortal, labctl: Labctl) -> None:
 
 def test_images_are_named_as_submit_takes_them(portal: FakePortal, labctl: Labctl) -> None:
     own = IMAGE | {"reference": "registry.test:5000/vision/net:2"}
-    portal.on("GET", "/images", {"items": [IMAGE, own]})
-    names = [line.split()[0] for line in labctl("images", "--project", "vision").out.splitlines()]
-    assert names == ["IMAGE", "python-ml:1.0", "vision/net:2"]
+    usage = [
+        {"project": "vision", "used_bytes": 3 * 1024**3, "quota_bytes": 20 * 1024**3},
+        {"project": "shared", "used_bytes": None, "quota_bytes": None},
+    ]
+    portal.on("GET", "/images", {"items": [IMAGE, own], "usage": usage})
+    done = labctl("image", "ls", "--project", "vision")
+    assert [line.split()[0] for line in done.out.splitlines()] == ["IMAGE", "python-ml:1.0", "vision/net:2"]
+    assert "180 MiB" in done.out
     assert portal.requests[0].query == {"project": ["vision"]}
+    assert done.err.splitlines() == [
+        "project vision uses 3 GiB of 20 GiB in the registry",
+        "project shared uses an unknown amount in the registry",
+    ]
 
 
 def test_whoami(portal: FakePortal, labctl: Labctl) -> None:

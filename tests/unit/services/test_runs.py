@@ -62,13 +62,6 @@ def test_whoami_lists_projects_and_their_shares(lab: Any) -> None:
     assert lab.runs.whoami(lab.admin).projects == []
 
 
-def test_images_are_those_of_the_project_and_the_common_ones(lab: Any) -> None:
-    names = [image.reference.split("/", 1)[1] for image in lab.runs.images(lab.ada, None)]
-    assert names == ["common/python-ml:1.9", "common/python-ml:1.10", "vision/net:1"]
-    with pytest.raises(NotAllowedError):
-        lab.runs.images(lab.ada, "speech")
-
-
 def test_log_of_a_waiting_run_says_what_it_waits_for(lab: Any) -> None:
     run = lab.submit()
     lab.reconciler.reconcile_once()
