@@ -46,6 +46,8 @@ def choose(portal: Portal, run: str | None, *, wait: bool) -> dict[str, Any]:
         raise NotAllowedError(
             f"run {found['id']} belongs to {found['user']}: only {found['user']} may enter it"
         )
+    if found.get("array_size") and found.get("array_index") is None:
+        raise UsageError(f"{found['id']} is an array: name one of its runs, such as {found['id']}.0")
     said = ""
     while wait and found["state"] in ("queued", "starting"):
         line = output.state_line(found)

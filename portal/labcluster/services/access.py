@@ -93,7 +93,7 @@ class AccessService:
             raise NotAllowedError(f"run {run.id} belongs to {run.user}: only {run.user} may enter it")
         if run.state.final:
             raise ConflictError(f"run {run.id} has ended ({run.state}): only a running one can be entered")
-        pods = self._view.pods_of(run)
+        pods = self._pods(run)
         pod = next((pod for pod in pods if _rank(pod) == rank), None)
         if pod is None and rank and pods:
             raise NotFoundError(f"run {run.id} has no pod of rank {rank}: ranks are 0 to {len(pods) - 1}")
@@ -107,8 +107,16 @@ class AccessService:
 
     def ended(self, door: Door) -> bool:
         """Whether the run's container behind a door has ended, as far as the watches know."""
-        pod = next((p for p in self._view.pods_of(door.run) if p["metadata"]["name"] == door.pod), None)
+        pod = next((p for p in self._pods(door.run) if p["metadata"]["name"] == door.pod), None)
         return pod is None or not _runs(pod) or "deletionTimestamp" in pod["metadata"]
+
+    def _pods(self, run: Run) -> Sequence[KubeObject]:
+        """The pods of the run's present Job: anybody may write a run's id on a pod of his own."""
+        return [
+            pod
+            for pod in self._view.pods_of(run)
+            if run.job_uid and pod["metadata"].get("labels", {}).get(labels.JOB_UID) == run.job_uid
+        ]
 
 
 class Sessions:
@@ -140,7 +148,7 @@ class Sessions:
 
 def _rank(pod: KubeObject) -> int:
     """A pod's place in its gang; a run of one pod has rank 0."""
-    return int(pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-completion-index", 0))
+    return int(pod["metadata"].get("labels", {}).get(labels.RANK, 0))
 
 
 def _runs(pod: KubeObject) -> bool:

@@ -90,6 +90,11 @@ def test_the_only_running_run_need_not_be_named(
 @pytest.mark.parametrize(
     ("found", "code", "words"),
     [
+        (
+            run("running", array_size=3, array_index=None),
+            2,
+            "is an array: name one of its runs, such as vision-7.0",
+        ),
         (run("running", user="bo"), 3, "run vision-7 belongs to bo: only bo may enter it"),
         (run("succeeded"), 5, "has ended (succeeded): labctl logs vision-7 shows what it printed"),
         (run("queued"), 5, "is not running yet (waits for 1 GPU of project vision): --wait waits for it"),

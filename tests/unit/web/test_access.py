@@ -115,7 +115,7 @@ def connect(site: Site, url: str, certificate: tuple[Path, Path]) -> Connect:
 
 def enter(site: Site, pod_of: Callable[..., Any], **changes: Any) -> Any:
     """A run of ada's whose pod runs."""
-    run = site.lab.submit(**changes)
+    run = site.lab.row(site.lab.submit(**changes))
     pod = running_pod(run, pod_of)
     site.lab.cluster.pod_list.append(pod)
     return run, pod
@@ -127,6 +127,7 @@ def running_pod(run: Any, pod_of: Callable[..., Any], rank: int = 0) -> Any:
     pod["metadata"]["name"] += str(rank)
     pod["metadata"]["labels"] |= {
         "labcluster.internal/user": "ada",
+        "batch.kubernetes.io/controller-uid": run.job_uid,
         "batch.kubernetes.io/job-completion-index": str(rank),
     }
     return pod
@@ -222,6 +223,20 @@ def test_the_pod_of_a_rank_is_found(site: Site, connect: Connect, pod_of: Any) -
     assert [asked["pod"] for asked in site.exec.asked] == [f"{run.job_name}-x7{rank}" for rank in (1, 0, 0)]
 
 
+def test_a_pod_that_only_bears_the_runs_id_is_passed_over(site: Site, connect: Connect, pod_of: Any) -> None:
+    run, pod = enter(site, pod_of)
+    other = running_pod(run, pod_of)
+    other["metadata"]["name"] = "newer"
+    other["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] = "of another Job"
+    site.lab.cluster.pod_list.append(other)
+    connection = connect("ada", run.id)
+    os.write(connection.stdin, b"x")
+    assert connection.read(1) == b"x"
+    connection.leave()
+    assert connection.ended() is None
+    assert site.exec.asked[0]["pod"] == pod["metadata"]["name"]
+
+
 def test_the_end_of_the_run_is_told(
     site: Site, connect: Connect, pod_of: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -258,10 +273,11 @@ def test_a_broken_connection_is_told_and_a_good_end_is_silent(
 
 def test_connections_are_counted(site: Site, connect: Connect, pod_of: Any) -> None:
     run, _ = enter(site, pod_of)
-    inside = [connect("ada", run.id) for _ in range(2)]
-    for connection in inside:
-        os.write(connection.stdin, b"x")
-        assert connection.read(1) == b"x"
+    inside = []
+    for _ in range(2):
+        inside.append(connect("ada", run.id))
+        os.write(inside[-1].stdin, b"x")
+        assert inside[-1].read(1) == b"x"
     error = connect("ada", run.id).ended()
     assert isinstance(error, ConflictError)
     assert "2 connections into runs already" in str(error)
