@@ -1,14 +1,16 @@
 """Takes samples on the login node; sent there through ssh, so standard library only.
 
-usage: python3 on_login.py help|submit|start|rate|array|bulk COUNT     prints {"series": [milliseconds, …], …}
+usage: python3 on_login.py FIGURE COUNT     prints {"series": [milliseconds, …], …}; figures are at the end
 """
 
+import concurrent.futures
 import json
 import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +21,8 @@ LABCTL = "/opt/labcluster/lib/site-packages"
 CLIENTS = 8
 SUBMIT = ["labctl", "submit", "--memory", "64M", "--name", "bench"]
 MEMBERS = 500
+# Submits a second of the steady load.
+RATE = 10
 PYTHON = ["/usr/bin/python3", "-IS", "-c", "pass"]
 
 
@@ -184,6 +188,23 @@ def measure_bulk(count):
     return series
 
 
+def measure_steady(count):
+    """Ten submits a second over kept connections: {run: [when its submit began, seconds since 1970]}."""
+    own, first = threading.local(), time.time()
+    request = {"command": ["true"], "workdir": "/lab/projects/vision", "project": "vision", "name": "bench"}
+
+    def submit(index):
+        if not hasattr(own, "portal"):
+            own.portal = connect()
+        time.sleep(max(0.0, first + index / RATE - time.time()))
+        began = time.time()
+        body = request | {"gpus": 1, "memory": "256Mi", "idempotency_key": os.urandom(16).hex()}
+        return own.portal.post("/runs", body)["id"], [began]
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        return dict(pool.map(submit, range(count)))
+
+
 if __name__ == "__main__":
     measures = {
         "help": measure_help,
@@ -192,5 +213,7 @@ if __name__ == "__main__":
         "rate": measure_rate,
         "array": measure_array,
         "bulk": measure_bulk,
+        "steady": measure_steady,
     }
+
     print(json.dumps(measures[sys.argv[1]](int(sys.argv[2]))))
