@@ -282,10 +282,19 @@ def test_news_of_an_old_attempt_change_nothing(store: postgres.PostgresRuns) -> 
     assert store.get("vision", 1, 0) == again
 
 
-def ran(store: postgres.PostgresRuns, pool: sa.Engine, *, ended: bool = True, **changes: object) -> None:
+def ran(
+    store: postgres.PostgresRuns,
+    pool: sa.Engine,
+    *,
+    started: bool = True,
+    ended: bool = True,
+    **changes: object,
+) -> None:
     """A run of two GPUs and three processors that waited a minute, from 08:01 to 10:01."""
     run, _ = add(store, NEW.model_copy(update={"gpus": 2, "cpus": 3.0, **changes}), key())
-    times = {"submitted_at": DAY, "started_at": DAY + timedelta(minutes=1)}
+    times = {"submitted_at": DAY}
+    if started:
+        times["started_at"] = DAY + timedelta(minutes=1)
     if ended:
         times["finished_at"] = DAY + timedelta(hours=2, minutes=1)
     same = (tables.RUNS.c.project == run.project, tables.RUNS.c.number == run.number)
@@ -303,11 +312,16 @@ def test_usage_counts_the_part_of_a_run_that_lies_within(
     ran(store, pool)
     ran(store, pool, nodes=2, user="bo")
     ran(store, pool, project="speech", user="bo", ended=False)
-    add(store, NEW, key())  # has not started, and was submitted later
+    ran(store, pool, started=False, user="eve")  # was cancelled in the queue
+    add(store, NEW, key())  # was submitted later
     one_hour = (DAY + timedelta(minutes=31), DAY + timedelta(minutes=91))
     by_project, by_user = used.consumed(*one_hour, None, None)
+    assert [(line.runs, line.gpu_hours, line.wait_seconds) for line in by_user if line.name == "eve"] == [
+        (1, 0.0, None)
+    ]
+    by_user = [line for line in by_user if line.name != "eve"]
     assert {(line.name, line.runs, line.gpu_hours, line.cpu_hours) for line in by_project} == {
-        ("vision", 2, 6.0, 9.0),
+        ("vision", 3, 6.0, 9.0),
         ("speech", 1, 2.0, 3.0),
     }
     assert {(line.name, line.runs, line.gpu_hours) for line in by_user} == {("ada", 1, 2.0), ("bo", 2, 6.0)}

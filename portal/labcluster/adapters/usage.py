@@ -31,15 +31,17 @@ class PostgresUsage:
             columns.started_at, since
         )
         hours = sa.func.greatest(sa.extract("epoch", span), 0) / 3600.0
+        # greatest and least pass over what is NULL: a run that never started would count from `since`.
+        started = columns.started_at.is_not(None)
         waited = sa.extract("epoch", columns.started_at - columns.submitted_at)
         query = (
             sa.select(
                 columns.project,
                 columns.user,
                 sa.func.count(),
-                sa.func.coalesce(sa.func.sum(hours * columns.gpus * columns.nodes), 0),
-                sa.func.coalesce(sa.func.sum(hours * columns.cpus * columns.nodes), 0),
-                sa.func.percentile_cont(0.5).within_group(waited).filter(columns.started_at.is_not(None)),
+                sa.func.coalesce(sa.func.sum(hours * columns.gpus * columns.nodes).filter(started), 0),
+                sa.func.coalesce(sa.func.sum(hours * columns.cpus * columns.nodes).filter(started), 0),
+                sa.func.percentile_cont(0.5).within_group(waited).filter(started),
             )
             .where(
                 columns.submitted_at < until,
