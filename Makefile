@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 PLAYBOOK = cd ansible && ../.venv/bin/ansible-playbook -i ../$(SITE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt lint test check artifacts up down site e2e bench molecule generate verify docs
+.PHONY: help setup fmt lint test check artifacts up down site e2e bench molecule generate verify docs fuzz
 
 help: ## show the verbs
 	@awk -F ':.*## ' '/^[a-z0-9_]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ generate: ## write docs/reference from schemas, specs and --help
 
 verify: ## fail where a generated file is not what its source says
 	@$(PYTHON) docs/generate.py --check
+
+fuzz: ## send 10,000 random requests of members through the admission policies
+	@$(PYTHON) -m pytest -q -s tests/integration/test_admission_property.py --examples 10000
 
 test: ## everything: check, artifacts, lab up, e2e (root, Debian or Ubuntu, package registries)
 	@./setup.sh --with-tests && $(PYTHON) lab/stages.py lint unit verify artifacts integration molecule up e2e

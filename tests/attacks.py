@@ -37,6 +37,7 @@ TEMPLATE: list[tuple[str, str, Any]] = [
     ("identity/system-labels", "metadata.labels", {"labcluster.internal/gang": "true"}),
     ("identity/system-labels", "metadata.labels", {"kueue.x-k8s.io/pod-group-name": "g", **QUEUED}),
     ("identity/system-labels", "metadata.labels", {"topology.kubernetes.io/zone": "z", **QUEUED}),
+    ("identity/owner", "metadata.finalizers", ["example.com/for-ever"]),
     ("node/namespaces", "spec.hostNetwork", True),
     ("node/namespaces", "spec.hostPID", True),
     ("node/namespaces", "spec.hostIPC", True),

@@ -27,6 +27,11 @@ BIN = Path(os.environ.get("LABCLUSTER_STORE", ROOT / "build" / "store")) / "bin"
 TOKEN = "integration"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--examples says how many random requests the property test of the admission policies sends."""
+    parser.addoption("--examples", type=int, default=1000, help="random requests of the property test")
+
+
 def _free_ports(count: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [found.getsockname()[1] for found in sockets]

@@ -101,8 +101,12 @@ dyn({"name": dyn("labcluster-passwd"), "mountPath": dyn("/etc/{{ . }}"), "subPat
 (quantity({{ . }}.?resources.?limits[?"nvidia.com/gpu"].orValue("0")).asInteger() > 0)
 {{- end }}
 
-{{/* CEL: whether the pod was made by the Job controller from a Job, which stood in the queue itself. */}}
+{{/*
+CEL: whether the pod was made by the Job controller from a Job, which stood in the queue itself. Nobody else may make a
+pod with an owner, so that later its owner tells.
+*/}}
 {{- define "identity.ofJob" -}}
-request.userInfo.username == "system:serviceaccount:kube-system:job-controller"
-&& object.metadata.?ownerReferences.orValue([]).exists(o, o.apiVersion == "batch/v1" && o.kind == "Job" && o.?controller.orValue(false))
+(request.operation == "CREATE" ? request.userInfo.username == "system:serviceaccount:kube-system:job-controller" : true)
+&& (request.operation == "CREATE" ? object : oldObject).metadata.?ownerReferences.orValue([])
+.exists(o, o.apiVersion == "batch/v1" && o.kind == "Job" && o.?controller.orValue(false))
 {{- end }}

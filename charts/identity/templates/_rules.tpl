@@ -75,6 +75,15 @@ Who and in which queue is here, what a pod may be in _rules_pod.tpl.
     || (oldObject != null && f in oldObject.metadata.?finalizers.orValue([]))))
     || (oldObject != null && object.metadata.?ownerReferences == oldObject.metadata.?ownerReferences)
   message: "[identity/owner] ownerReferences and finalizers are the system's: leave them out"
+{{- if .path }}
+# Pods get the finalizers of their template.
+- expression: >-
+    !{{ .template }}.?metadata.?ownerReferences.hasValue() && !{{ .template }}.?metadata.?finalizers.hasValue()
+    {{- with .between }}{{ $between := printf "object%s" (replace "/" "." .) }}
+    && !{{ $between }}.?metadata.?ownerReferences.hasValue() && !{{ $between }}.?metadata.?finalizers.hasValue()
+    {{- end }}
+  message: "[identity/owner] ownerReferences and finalizers are the system's: leave them out of templates too"
+{{- end }}
 - expression: "variables.systemAnnotations.size() == 0"
   messageExpression: >-
     "[node/annotations] the annotation " + variables.systemAnnotations[0]
