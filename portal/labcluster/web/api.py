@@ -20,6 +20,7 @@ from labcluster.models.runs import (
     NodeList,
     Problem,
     Queue,
+    Run,
     RunList,
     RunRequest,
     RunState,
@@ -28,7 +29,7 @@ from labcluster.models.runs import (
 )
 from labcluster.services.logs import LogTail
 from labcluster.web.problems import MEDIA_TYPE
-from labcluster.web.wiring import CallerOf, PortalOf, caller_of
+from labcluster.web.wiring import CallerOf, Portal, PortalOf, caller_of
 
 PROBLEMS: dict[int | str, dict[str, object]] = {
     status: {"description": meaning, "content": {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}}
@@ -42,6 +43,9 @@ PROBLEMS: dict[int | str, dict[str, object]] = {
     )
 }
 
+# About what is made until the reconciler looks.
+_MAX_WAITING_FOR_JOBS = 100
+
 router = APIRouter(prefix="/api/v1", responses=PROBLEMS)
 
 
@@ -52,7 +56,7 @@ def submit_run(
     """Submit a run or an array. The same idempotency key again gives the same one with status 200."""
     run, created = portal.runs.submit(caller, request)
     if created:
-        after.add_task(portal.runs.make_jobs, [run])
+        after.add_task(_make_jobs, portal, [run])
     response.status_code = 201 if created else 200
     response.headers["Location"] = f"/api/v1/runs/{run.array_id or run.id}"
     return RunView.of(portal.runs.look(caller, run.array_id) if run.array_id else run)
@@ -67,9 +71,16 @@ def submit_runs(
     """Submit several runs, of which all or none are accepted; an error names the first bad one as a line."""
     runs, created = portal.runs.submit_all(caller, request)
     if created:
-        after.add_task(portal.runs.make_jobs, runs)
+        after.add_task(_make_jobs, portal, runs)
     response.status_code = 201 if created else 200
     return BulkAnswer(ids=[run.array_id or run.id for run in runs])
+
+
+async def _make_jobs(portal: Portal, runs: list[Run]) -> None:
+    """Make the Jobs of accepted runs, unless there is such a crowd that the reconciler is there first."""
+    makers = portal.job_makers
+    if makers.statistics().tasks_waiting < _MAX_WAITING_FOR_JOBS:
+        await anyio.to_thread.run_sync(portal.runs.make_jobs, runs, limiter=makers)
 
 
 @router.post("/runs/check")

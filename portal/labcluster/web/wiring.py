@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Protocol
 from urllib.parse import urlsplit
 
@@ -40,6 +40,8 @@ from labcluster.services.usage import UsageService
 
 # Readers of logs wait in threads of their own, so that they can never use up those of the requests.
 _MAX_LOG_READERS = 256
+# Jobs are made after the answers, by so few that they leave the machine to the submits still to be answered.
+_MAX_JOB_MAKERS = 2
 
 
 class Lifecycle(Protocol):
@@ -94,6 +96,7 @@ class Portal:
     log_readers: CapacityLimiter
     entrance: Entrance
     login: Login | None = None
+    job_makers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_MAX_JOB_MAKERS))
 
 
 def build(settings: PortalSettings) -> Portal:
