@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import re
+import secrets
 import shutil
 import ssl
 import subprocess
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import ldap
 import pytest
 from dex import Dex
 from joserfc import jwt
@@ -284,6 +286,42 @@ def test_a_browsers_token_is_none_for_labctl_and_kubectl(
 def test_wrong_passwords_and_strangers_find_no_login(dex: Dex, user: str, password: str) -> None:
     with pytest.raises(LookupError, match="Invalid"):
         dex.device_login(user, password)
+
+
+@pytest.fixture
+def passing(site: Any, ssh_as: Any, on_host: Any, address: str) -> Iterator[tuple[str, str]]:
+    """Name and password of a member without a project, who is gone afterwards."""
+    name, password = "e2e-auth", secrets.token_urlsafe(12)
+    admin = ssh_as(site.variables["ansible_user"])
+    for verb in (f"add {name} --full-name 'E2e Auth' --password-stdin", f"enable {name}"):
+        done = admin(f"labctl admin member {verb}", stdin=f"{password}\n".encode())
+        assert done.code == 0, done.err
+    yield name, password
+    base = site.variables["cluster_ldap_base_dn"]
+    directory = ldap.initialize(f"ldaps://{address}")
+    directory.set_option(ldap.OPT_X_TLS_CACERTFILE, str(site.secrets / "ca.crt"))
+    directory.set_option(ldap.OPT_X_TLS_NEWCTX, 0)
+    directory.simple_bind_s(f"cn=admin,{base}", site.variables["cluster_secrets"]["ldap_admin_password"])
+    directory.delete_s(f"uid={name},ou=people,{base}")
+    directory.unbind_s()
+    on_host(site.first("file_server"), f"rm -rf /lab/home/{name} /lab/scratch/{name}")
+
+
+def test_a_disabled_member_is_out_and_cannot_come_back(
+    site: Any, ssh_as: Any, dex: Dex, ask_portal: Send, passing: tuple[str, str]
+) -> None:
+    name, password = passing
+    tokens = dex.device_login(name, password)
+    assert ask_portal(tokens["id_token"]).json()["user"] == name
+    assert ssh_as(site.variables["ansible_user"])(f"labctl admin member disable {name}").code == 0
+    form = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
+    assert dex.post("token", **form, client_id="labctl-laptop").status_code >= 400
+    with pytest.raises(LookupError, match="Invalid"):
+        dex.device_login(name, password)
+    deadline = time.monotonic() + 10  # the portal reads the directory every two seconds
+    while ask_portal(tokens["id_token"]).status_code != 403:
+        assert time.monotonic() < deadline, "the portal still takes the token"
+        time.sleep(0.3)
 
 
 def test_a_login_elsewhere_ends_the_older_one_of_its_kind_only(dex: Dex, password_of: Any) -> None:

@@ -26,6 +26,7 @@ from labcluster.adapters.usage import PostgresUsage
 from labcluster.adapters.view import KubeView
 from labcluster.errors import NotAllowedError, UnreachableError
 from labcluster.models.callers import Caller
+from labcluster.models.members import Member
 from labcluster.models.settings import LoginSettings, PortalSettings
 from labcluster.services.access import AccessService, ExecApi, Sessions
 from labcluster.services.authentication import Authenticator, BrowserLogins
@@ -127,15 +128,13 @@ def build(settings: PortalSettings) -> Portal:
         default_image=settings.default_image,
     )
 
+    # People who are in no project yet are known to the directory only.
     def user_by_uid(uid: int) -> str | None:
-        """People who are in no project yet are known to the directory only."""
-        member = administration.cached.read().by_uid(uid) if administration else None
-        if member is not None and member.disabled:
-            raise NotAllowedError(f"the account of {member.name} is disabled: ask your administrator")
+        member = _enabled(administration.cached.read().by_uid(uid)) if administration else None
         return member.name if member else None
 
     def uid_by_user(user: str) -> int | None:
-        member = administration.cached.read().members.get(user) if administration else None
+        member = _enabled(administration.cached.read().members.get(user)) if administration else None
         return member.uid if member else None
 
     def require_view() -> None:
@@ -175,6 +174,12 @@ def build(settings: PortalSettings) -> Portal:
         entrance=Entrance(AccessService(runs, view), KubeExec(api, SHELL_GROUP), Sessions()),
         login=login,
     )
+
+
+def _enabled(member: Member | None) -> Member | None:
+    if member is not None and member.disabled:
+        raise NotAllowedError(f"the account of {member.name} is disabled: ask your administrator")
+    return member
 
 
 def _login(settings: LoginSettings, domain: str) -> tuple[DexTokens, Login]:
