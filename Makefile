@@ -5,10 +5,10 @@ PYTHON := .venv/bin/python
 PLAYBOOK = cd ansible && ../.venv/bin/ansible-playbook -i ../$(SITE)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt lint test check artifacts up down site e2e bench molecule generate verify docs fuzz
+.PHONY: help setup fmt lint test check artifacts up down site e2e e2e-nfs bench molecule generate verify docs fuzz
 
 help: ## show the verbs
-	@awk -F ':.*## ' '/^[a-z0-9_]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9_-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## install what this machine needs to build and run labcluster (root, Debian or Ubuntu)
 	@./setup.sh
@@ -36,6 +36,9 @@ site: ## run site.yml on SITE
 
 e2e: ## test the running lab as its users use it
 	@$(PYTHON) -m pytest tests/e2e --site $(SITE)
+
+e2e-nfs: ## prove both NFS roles in two virtual machines (root, 15 min; not part of test)
+	@./setup.sh --with-vms && $(PYTHON) lab/stages.py e2e-nfs
 
 bench: ## measure the running lab and write docs/reference/benchmarks.md
 	@$(PYTHON) -m tests.bench --site $(SITE) --write docs/reference/benchmarks.md

@@ -3,6 +3,7 @@
 # Everything is checked before anything is changed; a second call takes seconds and changes nothing.
 #   ./setup.sh                check, then install what is missing
 #   ./setup.sh --with-tests   also the servers that tests/integration starts for itself
+#   ./setup.sh --with-vms     also what `make e2e-nfs` runs its virtual machines with
 #   ./setup.sh --check        check only
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -13,6 +14,8 @@ readonly MIN_DISK_MIB=$((32 * 1024))
 readonly MIN_DISK_BUILT_MIB=$((12 * 1024))
 # Started by tests as processes of their own; never as this machine's services.
 readonly TEST_SERVERS=(slapd munge postgresql docker-registry)
+# Virtual machines on this machine, and the directory that they ask.
+readonly VM_PACKAGES=(qemu-system-x86 qemu-utils e2fsprogs slapd)
 PACKAGES=(
   podman runc netavark aardvark-dns buildah mmdebstrap skopeo uidmap iptables nftables iproute2
   gcc make git libc6-dev libldap-dev libsasl2-dev python3-dev python3-venv openssh-client
@@ -92,7 +95,7 @@ without_services() {
   [ -e "$policy" ] || { printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy" && ours=yes; }
   "$@"
   [ -z "$ours" ] || rm -f "$policy"
-  [ ! -d /run/systemd/system ] || systemctl --quiet disable "${TEST_SERVERS[@]}"
+  [ ! -d /run/systemd/system ] || systemctl --quiet disable "${TEST_SERVERS[@]}" 2>/dev/null || true
 }
 
 install_environment() {
@@ -114,8 +117,9 @@ install_go() {
 
 case "${1:-}" in
   --with-tests) PACKAGES+=("${TEST_SERVERS[@]}") ;;
+  --with-vms) PACKAGES+=("${VM_PACKAGES[@]}") ;;
   "" | --check) ;;
-  *) refuse "unknown option $1: use --check or --with-tests" ;;
+  *) refuse "unknown option $1: use --check, --with-tests or --with-vms" ;;
 esac
 check_host
 mkdir -p build
@@ -127,7 +131,7 @@ if [ "${1:-}" = --check ]; then
   say "this host is fit; missing packages: $(echo ${missing:-none})"
   exit 0
 fi
-if [ "${1:-}" = --with-tests ] && [ -n "$missing" ]; then
+if [[ "${1:-}" = --with-* ]] && [ -n "$missing" ]; then
   without_services install_packages "$missing"
 elif [ -n "$missing" ]; then
   install_packages "$missing"

@@ -31,6 +31,8 @@ STAGES: dict[str, list[tuple[list[str], str]]] = {
     "integration": [(["pytest", "-q", "tests/integration"], ".")],
     "molecule": [(["molecule", "-c", ".config/molecule/config.yml", "test", "--all"], "ansible")],
     "up": [(["python", "lab/up.py", "--site", SITE], ".")],
+    # Not part of `make test`: emulated machines take their time.
+    "e2e-nfs": [(["pytest", "-v", "tests/vms"], ".")],
     "e2e": [(["pytest", "-q", "tests/e2e", "--site", SITE], ".")],
 }
 
