@@ -16,7 +16,7 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[2]
 KUBECTL = ROOT / "build/store/bin/kubernetes/kubectl"
-SMALL = "--memory 256M --cpus 0.2"
+SMALL = "--memory 256Mi --cpus 0.2"
 # Prints as it goes, so that it can be seen to run, and says so when it is told to end.
 STEPS = "trap 'echo saved; exit 0' TERM; i=0; while :; do i=$((i+1)); echo step $i; sleep 0.5 & wait $!; done"
 
@@ -100,19 +100,11 @@ def nothing_left(kubectl: Callable[..., str]) -> Iterator[Callable[..., None]]:
     of others that only the ended Job stays for a time (`job`)."""
 
     def check(*runs: str, job: bool = False) -> None:
-        kinds = "pods" if job else "pods,jobs,networkpolicies"
         selector = f"labcluster.internal/run in ({','.join(runs)})"
-        until(
-            30,
-            f"nothing is left of {runs}",
-            lambda: (
-                not [
-                    line
-                    for line in kubectl("get", kinds, "-A", "-l", selector, "--no-headers").splitlines()
-                    if " Completed " not in line and " Error " not in line
-                ]
-            ),
-        )
+        going = ("get", "pods", "-A", "-l", selector, "-o", "name")
+        going += ("--field-selector", "status.phase!=Succeeded,status.phase!=Failed")
+        objects = ("get", "pods,jobs,networkpolicies", "-A", "-l", selector, "-o", "name")
+        until(30, f"nothing is left of {runs}", lambda: kubectl(*(going if job else objects)) == "")
 
     yield check
 
@@ -144,7 +136,7 @@ def test_what_a_run_does_to_itself(ada: User, nothing_left: Callable[..., None])
     deaf = ada.submit("--time 10s", "trap '' TERM; while :; do sleep 0.2; done")
 
     run = ada.wait(memory, "failed")
-    assert run["reason"] == "out of memory: it used more than its --memory 256M"
+    assert run["reason"] == "out of memory: it used more than its --memory 256Mi"
     assert run["attempt"] == 1, "it would do the same again"
 
     run = ada.wait(warned, "timed_out")

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import pytest
-from labcluster.adapters.kube import KubeApi, KubeJobs
+from labcluster.adapters.kube import MERGE, KubeApi, KubeJobs
 from labcluster.adapters.view import KubeView
 from labcluster.errors import NotAllowedError
 from labcluster.models.runs import Run, RunState
 from labcluster.models.settings import JobSettings
-from labcluster.services.jobs import job
+from labcluster.services.jobs import gang_policy, job
 from objects import apply, site
 
 REGISTRY = "registry.lab.internal:5000"
@@ -52,6 +52,13 @@ def until(check: Callable[[], object], what: str) -> None:
         time.sleep(0.1)
 
 
+def collect(api: KubeApi, number: int) -> None:
+    """What the garbage collector does, which does not run here, when the pods of a deleted Job are gone."""
+    path = f"{JOBS}/run-vision-{number}"
+    assert api.get(path)["metadata"]["deletionTimestamp"]
+    api.request("PATCH", path, body={"metadata": {"finalizers": None}}, content_type=MERGE)
+
+
 @pytest.fixture(scope="module")
 def jobs(identity: KubeApi) -> Iterator[KubeJobs]:
     """ada in vision, and policies that are in force."""
@@ -86,6 +93,8 @@ def test_job_runs_under_the_users_own_ids_and_is_made_once(identity: KubeApi, jo
     assert security["supplementalGroupsPolicy"] == "Strict"
     jobs.delete("project-vision", "run-vision-1", "ada")
     jobs.delete("project-vision", "run-vision-1", "ada")
+    assert jobs.exists("project-vision", "run-vision-1"), "it stays until its pods are gone"
+    collect(identity, 1)
     until(lambda: not jobs.exists("project-vision", "run-vision-1"), "the Job does not go away")
 
 
@@ -101,6 +110,25 @@ def test_job_in_another_members_name_is_the_makers_own(identity: KubeApi, jobs: 
     made = identity.get(f"{JOBS}/run-vision-5")
     assert made["spec"]["template"]["spec"]["securityContext"]["runAsUser"] == 20002
     assert made["metadata"]["labels"]["labcluster.internal/user"] == "eve"
+
+
+def test_job_of_an_earlier_attempt_is_never_taken_for_the_next_ones(jobs: KubeJobs) -> None:
+    jobs.create(job(run(6), SETTINGS, REGISTRY), "ada")
+    with pytest.raises(NotAllowedError, match="in the way"):
+        jobs.create(job(run(6, attempt=2), SETTINGS, REGISTRY), "ada")
+
+
+def test_gang_is_accepted_and_its_pods_are_let_reach_one_another(identity: KubeApi, jobs: KubeJobs) -> None:
+    gang = run(7, nodes=2, priority="low", requeue=True)
+    uid = jobs.create(job(gang, SETTINGS, REGISTRY), "ada")
+    for _ in range(2):
+        jobs.allow(gang_policy(gang, uid))
+    path = "/apis/networking.k8s.io/v1/namespaces/project-vision/networkpolicies/run-vision-7"
+    assert identity.get(path)["metadata"]["ownerReferences"][0]["uid"] == uid
+
+
+def test_pod_that_is_gone_already_counts_as_released(jobs: KubeJobs) -> None:
+    jobs.release_pod("project-vision", "no-such-pod")
 
 
 def test_refusal_of_a_policy_is_its_sentence_alone(jobs: KubeJobs) -> None:
@@ -121,5 +149,6 @@ def test_watches_see_members_and_jobs(identity: KubeApi, jobs: KubeJobs) -> None
     until(lambda: view.job(seen), "the Job is not seen")
     assert "vision-4" in told
     jobs.delete("project-vision", "run-vision-4", "ada")
+    collect(identity, 4)
     until(lambda: view.job(seen) is None, "the Job's end is not seen")
     view.stop()
