@@ -127,8 +127,10 @@ def test_gang_is_accepted_and_its_pods_are_let_reach_one_another(identity: KubeA
     assert identity.get(path)["metadata"]["ownerReferences"][0]["uid"] == uid
 
 
-def test_pod_that_is_gone_already_counts_as_released(jobs: KubeJobs) -> None:
+def test_pod_that_is_gone_already_counts_as_released(identity: KubeApi, jobs: KubeJobs) -> None:
+    path = "/api/v1/namespaces/project-vision/pods"
     jobs.release_pod("project-vision", "no-such-pod")
+    assert identity.list(path) == []
 
 
 def test_refusal_of_a_policy_is_its_sentence_alone(jobs: KubeJobs) -> None:
