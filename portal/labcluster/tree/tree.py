@@ -7,6 +7,10 @@ projects from LDAP and makes what is missing:
     home/<user>      0700 user:user          scratch/<user>   0700 user:user
     projects/<p>     2750 root:<gid>         projects/<p>/{runs,data,models,code}  2770 root:<gid>
 
+The folder of a removed project is moved to projects/.removed/<p>-<gid>, where root alone reaches it. When
+somebody leaves a project, the file server's own memory of his groups is emptied, so that his access ends with
+the next look here and not when caches expire.
+
 It removes nothing, and changes the owner only of what it made itself and could not finish: a directory that
 belongs to somebody else is reported and left alone, for his files are in it. Members can write below
 projects/<p>/runs and may put symbolic links there; no path of theirs is ever followed.
@@ -23,13 +27,16 @@ import re
 import socket
 import ssl
 import stat
+import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 log = logging.getLogger("labcluster-tree")
@@ -43,7 +50,22 @@ PROJECT_GIDS = range(30000, 40000)
 INTERVAL_SECONDS = 3.0
 _LDAP_SECONDS = 5.0
 _PROJECT_FOLDERS = ("code", "data", "models", "runs")
+_REMOVED = ".removed"
+_KERNEL_GROUPS = Path("/proc/net/rpc/auth.unix.gid/flush")
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Seen(NamedTuple):
+    """What the directory says."""
+
+    #: People's uids by name.
+    people: Mapping[str, int]
+    #: Projects' gids by name.
+    projects: Mapping[str, int]
+    #: Name and gid of projects that are no more.
+    removed: Collection[tuple[str, int]] = ()
+    #: Members by project.
+    members: Mapping[str, frozenset[str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -123,6 +145,49 @@ def _own(here: int, folder: Folder, made: bool) -> str | None:
     return f"made {folder}" if made else None
 
 
+def retire(root: int, seen: Seen) -> Iterator[str]:
+    """Move the folders of removed projects out of everybody's reach; a sentence for each."""
+    for name, gid in seen.removed:
+        if not PROJECT_NAME.fullmatch(name) or seen.projects.get(name) == gid:
+            continue
+        projects = _walk(root, ("projects",))
+        try:
+            try:
+                state = os.stat(name, dir_fd=projects, follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # moved before
+            if not stat.S_ISDIR(state.st_mode) or state.st_gid != gid:
+                continue
+            with suppress(FileExistsError):
+                os.mkdir(_REMOVED, 0o700, dir_fd=projects)
+            os.rename(name, f"{_REMOVED}/{name}-{gid}", src_dir_fd=projects, dst_dir_fd=projects)
+            yield f"moved projects/{name} to projects/{_REMOVED}/{name}-{gid}: the project was removed"
+        finally:
+            os.close(projects)
+
+
+def forget(before: Seen, after: Seen) -> None:
+    """Empty the host's memory of the groups of those who joined or left a project."""
+    nobody: frozenset[str] = frozenset()
+    groups = {
+        name: before.members.get(name, nobody) ^ after.members.get(name, nobody)
+        for name in before.members.keys() | after.members.keys()
+    }
+    groups = {name: users for name, users in sorted(groups.items()) if users and PROJECT_NAME.fullmatch(name)}
+    people = {user for users in groups.values() for user in users if MEMBER_NAME.fullmatch(user)}
+    if not people:
+        return
+    log.info("groups changed of %s", ", ".join(sorted(people)))
+    for option in (*(f"--group={name}" for name in groups), *(f"--user={name}" for name in sorted(people))):
+        try:
+            subprocess.run(["/usr/sbin/sss_cache", option], check=True, capture_output=True, timeout=10)
+        except (OSError, subprocess.SubprocessError) as error:
+            log.warning("sssd keeps old groups for a while: %s", error)
+    # What mountd told the kernel of people's groups (nfs.conf: manage-gids).
+    if _KERNEL_GROUPS.exists():
+        _KERNEL_GROUPS.write_text(f"{int(time.time()) + 1}\n")
+
+
 def _walk(root: int, parts: Iterable[str]) -> int:
     """Open a folder below `root` without following a link."""
     here = os.dup(root)
@@ -159,16 +224,21 @@ class Ldap:
         self._password_file, self._ca_file = password_file, ca_file
         self._connection: Any = None
 
-    def read(self) -> tuple[dict[str, int], dict[str, int]]:
-        """People (name → uid) and projects (name → gid); OSError when the directory is away."""
+    def read(self) -> Seen:
+        """People and projects; OSError when the directory is away."""
         import ldap
 
         try:
             if self._connection is None:
                 self._connection = self._connect(ldap)
-            return (
-                self._numbers(ldap, "people", "posixAccount", "uid", "uidNumber"),
-                self._numbers(ldap, "projects", "posixGroup", "cn", "gidNumber"),
+            people = self._search(ldap, "people", "posixAccount", "uid", "uidNumber")
+            projects = self._search(ldap, "projects", "posixGroup", "cn", "gidNumber")
+            removed = self._search(ldap, "removed", "posixGroup", "cn", "gidNumber")
+            return Seen(
+                people={name: uid for name, uid, _ in people},
+                projects={name: gid for name, gid, _ in projects},
+                removed=[(name, gid) for name, gid, _ in removed],
+                members={name: users for name, _, users in projects},
             )
         except ldap.LDAPError as error:
             self._connection = None
@@ -201,22 +271,29 @@ class Ldap:
         connection.simple_bind_s(self._bind_dn, self._password_file.read_text().strip())
         return connection
 
-    def _numbers(self, ldap: Any, unit: str, kind: str, name: str, number: str) -> dict[str, int]:
+    def _search(
+        self, ldap: Any, unit: str, kind: str, name: str, number: str
+    ) -> list[tuple[str, int, frozenset[str]]]:
+        """Name, number and members of each entry."""
         found = self._connection.search_ext_s(
-            f"ou={unit},{self._base_dn}", ldap.SCOPE_ONELEVEL, f"(objectClass={kind})", [name, number]
+            f"ou={unit},{self._base_dn}",
+            ldap.SCOPE_ONELEVEL,
+            f"(objectClass={kind})",
+            [name, number, "memberUid"],
         )
-        numbers: dict[str, int] = {}
+        entries = []
         for dn, entry in found:
             try:
-                numbers[entry[name][0].decode()] = int(entry[number][0])
+                users = frozenset(user.decode() for user in entry.get("memberUid", ()))
+                entries.append((entry[name][0].decode(), int(entry[number][0]), users))
             except (KeyError, IndexError, ValueError):
                 log.debug("ignoring %s", dn)
-        return numbers
+        return entries
 
 
 def run(
     root: int,
-    read: Callable[[], tuple[dict[str, int], dict[str, int]]],
+    read: Callable[[], Seen],
     *,
     once: bool = False,
     pause: Callable[[float], None] = time.sleep,
@@ -224,9 +301,16 @@ def run(
     """Read and apply for ever, or once; the answer is the exit status."""
     complaints: set[str] = set()
     trouble = ""
+    before: Seen | None = None
     while True:
         try:
-            apply(root, wanted(*read()), complaints)
+            seen = read()
+            if before is not None:
+                forget(before, seen)
+            before = seen
+            for said in retire(root, seen):
+                log.info("%s", said)
+            apply(root, wanted(seen.people, seen.projects), complaints)
             if trouble:
                 log.info("the directory answers again")
             trouble = ""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from labcluster.tree import tree
-from labcluster.tree.tree import Folder, ensure, run, wanted
+from labcluster.tree.tree import Folder, Seen, ensure, forget, retire, run, wanted
 
 ME = (os.geteuid(), os.getegid())
 
@@ -137,9 +137,14 @@ def test_one_bad_folder_does_not_keep_the_others_from_being_made(
 
 
 def test_agent_waits_for_the_directory_and_goes_on(root: int, caplog: pytest.LogCaptureFixture) -> None:
-    answers = [OSError("ldaps://ldap: down"), OSError("ldaps://ldap: down"), ({}, {}), KeyboardInterrupt()]
+    answers = [
+        OSError("ldaps://ldap: down"),
+        OSError("ldaps://ldap: down"),
+        Seen({}, {}),
+        KeyboardInterrupt(),
+    ]
 
-    def read() -> tuple[dict[str, int], dict[str, int]]:
+    def read() -> Seen:
         answer = answers.pop(0)
         if isinstance(answer, BaseException):
             raise answer
@@ -159,12 +164,63 @@ def test_once_tells_by_its_status(root: int) -> None:
         raise OSError("down")
 
     assert run(root, away, once=True) == 1
-    assert run(root, lambda: ({}, {}), once=True) == 0
+    assert run(root, lambda: Seen({}, {}), once=True) == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
 def test_owners_are_those_of_the_directory(root: int, tmp_path: Path) -> None:
-    assert run(root, lambda: ({"ada": 20000}, {"vision": 30000}), once=True) == 0
+    assert run(root, lambda: Seen({"ada": 20000}, {"vision": 30000}), once=True) == 0
     home, runs = (tmp_path / "home/ada").stat(), (tmp_path / "projects/vision/runs").stat()
     assert (home.st_uid, home.st_gid, stat.S_IMODE(home.st_mode)) == (20000, 20000, 0o700)
     assert (runs.st_uid, runs.st_gid, stat.S_IMODE(runs.st_mode)) == (0, 30000, 0o2770)
+
+
+def test_folder_of_a_removed_project_is_put_out_of_reach_once(root: int, tmp_path: Path) -> None:
+    gid = ME[1]
+    data = tmp_path / "projects" / "vision" / "data"
+    data.mkdir(parents=True)
+    (data / "kept").write_text("x")
+    gone = Seen({}, {}, removed=[("vision", gid), ("speech", 30001)])
+    assert len(list(retire(root, gone))) == 1
+    kept = tmp_path / "projects" / ".removed" / f"vision-{gid}"
+    assert (kept / "data" / "kept").read_text() == "x"
+    assert mode(kept.parent) == 0o700
+    assert list(retire(root, gone)) == []
+
+
+def test_folder_that_is_another_projects_stays(root: int, tmp_path: Path) -> None:
+    here = tmp_path / "projects" / "vision"
+    here.mkdir()
+    assert not list(retire(root, Seen({}, {}, removed=[("vision", ME[1] + 1)])))
+    assert not list(retire(root, Seen({}, {"vision": ME[1]}, removed=[("vision", ME[1])])))
+    assert not list(retire(root, Seen({}, {}, removed=[("..", ME[1]), (".removed", ME[1])])))
+    assert here.is_dir()
+
+
+def test_who_joined_or_left_is_forgotten_by_sssd_and_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[str] = []
+    monkeypatch.setattr(tree.subprocess, "run", lambda command, **_: commands.append(" ".join(command)))
+    flush = tmp_path / "flush"
+    flush.write_text("")
+    monkeypatch.setattr(tree, "_KERNEL_GROUPS", flush)
+    before = Seen({}, {}, members={"vision": frozenset({"ada", "bo"}), "shared": frozenset({"cy"})})
+    forget(before, before)
+    assert (commands, flush.read_text()) == ([], "")
+    forget(before, Seen({}, {}, members={"vision": frozenset({"bo", "eve"}), "shared": frozenset({"cy"})}))
+    assert commands == [
+        "/usr/sbin/sss_cache --group=vision",
+        "/usr/sbin/sss_cache --user=ada",
+        "/usr/sbin/sss_cache --user=eve",
+    ]
+    assert int(flush.read_text()) > 0
+
+
+def test_host_without_sssd_goes_on(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def missing(*_: object, **__: object) -> None:
+        raise FileNotFoundError("no sss_cache")
+
+    monkeypatch.setattr(tree.subprocess, "run", missing)
+    forget(Seen({}, {}, members={"vision": frozenset({"ada"})}), Seen({}, {}))
+    assert "sssd keeps old groups for a while" in caplog.text
