@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -10,8 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from labcluster.adapters import munge_client
 from labcluster.adapters.munge import MungeDecoder
 from labcluster.errors import NotAuthenticatedError, UnreachableError
+
+# The tests' munged has just started, which is another test's business.
+LONG_AGO = -3600
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +31,21 @@ def socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     files = {"key-file": key, "socket": home / "s", "pid-file": home / "p", "seed-file": home / "seed"}
     options = [f"--{name}={path}" for name, path in files.items()]
     command = ["munged", "--foreground", "--force", f"--log-file={home / 'log'}", *options]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = _munged(command, home / "s")
     try:
-        deadline = time.monotonic() + 10
-        while not (home / "s").exists():
-            assert time.monotonic() < deadline, "munged does not start"
-            time.sleep(0.05)
         yield home / "s"
     finally:
         process.terminate()
         process.wait(10)
+
+
+def _munged(command: list[str], socket: Path) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 10
+    while not socket.exists():
+        assert time.monotonic() < deadline, "munged does not start"
+        time.sleep(0.05)
+    return process
 
 
 def credential(socket: Path, text: str, *options: str) -> str:
@@ -44,7 +54,7 @@ def credential(socket: Path, text: str, *options: str) -> str:
 
 
 def test_credential_tells_uid_and_payload_once(socket: Path) -> None:
-    decoder = MungeDecoder(socket)
+    decoder = MungeDecoder(socket, LONG_AGO)
     good = credential(socket, "GET /ü\nx")
     found = decoder.decode(good)
     assert (found.uid, found.payload) == (os.geteuid(), "GET /ü\nx".encode())
@@ -53,11 +63,11 @@ def test_credential_tells_uid_and_payload_once(socket: Path) -> None:
 
 
 def test_empty_payload_is_empty(socket: Path) -> None:
-    assert MungeDecoder(socket).decode(credential(socket, "")).payload == b""
+    assert MungeDecoder(socket, LONG_AGO).decode(credential(socket, "")).payload == b""
 
 
 def test_forged_and_expired_credentials_are_refused(socket: Path) -> None:
-    decoder = MungeDecoder(socket)
+    decoder = MungeDecoder(socket, LONG_AGO)
     good = credential(socket, "x")
     place = len(good) // 2
     other = "A" if good[place] != "A" else "B"
@@ -73,3 +83,23 @@ def test_forged_and_expired_credentials_are_refused(socket: Path) -> None:
 def test_absent_munged_is_the_clusters_fault(socket: Path) -> None:
     with pytest.raises(UnreachableError, match="munged does not answer"):
         MungeDecoder(socket.parent / "nosuch").decode(credential(socket, "x"))
+
+
+def test_what_was_made_before_munged_started_is_not_accepted(socket: Path) -> None:
+    # munged has forgotten what was used before its start, so this may be a replay.
+    with pytest.raises(UnreachableError, match="just restarted: nothing was accepted"):
+        MungeDecoder(socket, 3600).decode(credential(socket, "x"))
+
+
+def test_what_labctl_makes_is_for_the_portal_alone_and_for_a_minute(
+    socket: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(munge_client, "PORTAL_UID", os.geteuid())
+    text = munge_client.encode(b"x", socket)
+    found = subprocess.run(
+        ["unmunge", "-S", str(socket)], input=text, capture_output=True, text=True, check=True
+    ).stdout
+    assert re.search(r"^TTL: +60$", found, re.MULTILINE)
+    monkeypatch.setattr(munge_client, "PORTAL_UID", os.geteuid() + 1)
+    with pytest.raises(NotAuthenticatedError, match="made for another reader"):
+        MungeDecoder(socket, LONG_AGO).decode(munge_client.encode(b"x", socket))

@@ -10,7 +10,7 @@ from pathlib import Path
 from labcluster.errors import NotAuthenticatedError, UnreachableError
 from labcluster.models.callers import Credential
 
-_OPT_SOCKET = 8
+_OPT_ENCODE_TIME, _OPT_SOCKET = 6, 8
 _SNAFU, _NO_MEMORY, _SOCKET = 1, 5, 6
 _NOT_THE_CALLERS_FAULT = (_SNAFU, _NO_MEMORY, _SOCKET)
 _REASONS = {
@@ -23,11 +23,20 @@ _REASONS = {
 }
 
 
-class MungeDecoder:
-    """Asks the munged behind `socket` about credentials. munged refuses what was used before."""
+# Clocks of the login node and of the portal's node may differ by so much.
+_SKEW_SECONDS = 2
 
-    def __init__(self, socket: Path) -> None:
-        self._socket = str(socket).encode()
+
+class MungeDecoder:
+    """Asks the munged behind `socket` about credentials. munged refuses what was used before.
+
+    It knows that only since it was started, at the age of its socket: what was made before then may have been
+    used before then, and is not accepted.
+    """
+
+    def __init__(self, socket: Path, skew_seconds: int = _SKEW_SECONDS) -> None:
+        self._skew = skew_seconds
+        self._socket = socket
         self._library = _library()
 
     def decode(self, credential: str) -> Credential:
@@ -39,7 +48,7 @@ class MungeDecoder:
         payload, length = ctypes.c_void_p(), ctypes.c_int()
         uid, gid = ctypes.c_uint32(), ctypes.c_uint32()
         try:
-            library.munge_ctx_set(context, _OPT_SOCKET, ctypes.c_char_p(self._socket))
+            library.munge_ctx_set(context, _OPT_SOCKET, ctypes.c_char_p(bytes(self._socket)))
             code = library.munge_decode(
                 credential.encode("ascii", "replace"),
                 context,
@@ -54,11 +63,24 @@ class MungeDecoder:
             if code != 0:
                 why = _REASONS.get(code) or library.munge_strerror(code).decode().lower()
                 raise NotAuthenticatedError(f"the munge credential is refused: {why}")
+            made = ctypes.c_long()
+            library.munge_ctx_get(context, _OPT_ENCODE_TIME, ctypes.byref(made))
+            if made.value <= self._started() + self._skew:
+                raise UnreachableError(
+                    "the portal's munged has just restarted: nothing was accepted, try again"
+                )
             return Credential(uid.value, ctypes.string_at(payload, length.value) if payload else b"")
         finally:
             if payload:
                 _free()(payload)
             library.munge_ctx_destroy(context)
+
+    def _started(self) -> int:
+        """When munged made its socket, in seconds of its host's clock."""
+        try:
+            return int(self._socket.stat().st_ctime)
+        except OSError as error:
+            raise UnreachableError(f"the portal's munged is gone: {error.strerror}") from error
 
 
 @lru_cache(maxsize=1)
@@ -74,6 +96,7 @@ def _library() -> ctypes.CDLL:
     library.munge_ctx_destroy.restype = None
     # The function is variadic: what stands before the dots is declared, the rest is passed as it is.
     library.munge_ctx_set.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    library.munge_ctx_get.argtypes = [ctypes.c_void_p, ctypes.c_int]
     library.munge_ctx_strerror.argtypes = [ctypes.c_void_p]
     library.munge_ctx_strerror.restype = ctypes.c_char_p
     library.munge_strerror.restype = ctypes.c_char_p

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+# The portal's uid in its pod (chart portal): munged there opens labctl's credentials for nobody else.
+PORTAL_UID = 10104
+# How long labctl's credentials are good. munged forgets them, and with them who used them, after this time.
+CREDENTIAL_SECONDS = 60
+
 
 @dataclass(frozen=True)
 class Credential:
