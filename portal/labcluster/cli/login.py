@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from time import localtime, strftime
 from typing import Any
 
 import click
@@ -55,10 +54,7 @@ def command(portal: str | None, ca: Path | None) -> None:
     tokens = dex.wait(device)
     me = client(settings, lambda: tokens.id_token).get("/whoami")
     token_file(settings).save(tokens)
-    until = strftime("%H:%M", localtime(tokens.expires_at))
-    output.say(
-        f"logged in to {site['cluster']} as {me['user']}, until {until} and renewed by itself after it"
-    )
+    output.say(f"logged in to {site['cluster']} as {me['user']}; labctl renews the login by itself")
 
 
 def _remember(portal: str, cluster: str, ca: Path) -> Settings:
