@@ -117,7 +117,7 @@ class Site:
             public_page=public_page,
             log_readers=CapacityLimiter(2),
             entrance=Entrance(AccessService(lab.runs, lab.cluster), self.exec, Sessions(of_one=2, of_all=3)),
-            login=Login(LOGIN, self.dex, Secret("k" * 32)),
+            login=Login(LOGIN, self.dex, Secret("k" * 32), "portal"),
         )
         self.client = Client(create_app(self.portal), loop)
         self.count = 0

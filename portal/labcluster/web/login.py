@@ -66,7 +66,9 @@ def get_site(portal: PortalOf, login: LoginOf) -> Site:
 
 @router.get("/login", include_in_schema=False)
 def begin(request: Request, login: LoginOf) -> Response:
-    """Send the browser to Dex."""
+    """Send the browser to Dex; one that knows the portal by another name or address to its own name first."""
+    if request.headers.get("host") != login.host:
+        return RedirectResponse(f"https://{login.host}/login", 302)
     url, begun = login.browser.begin()
     request.session["login"] = asdict(begun)
     return RedirectResponse(url, 302)

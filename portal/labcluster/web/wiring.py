@@ -78,6 +78,8 @@ class Login:
     settings: LoginSettings
     browser: BrowserLogins
     session_key: Secret
+    #: The portal's host as Dex sends browsers back to it; a session is good under this name alone.
+    host: str
 
 
 @dataclass(frozen=True)
@@ -185,14 +187,15 @@ def _enabled(member: Member | None) -> Member | None:
 def _login(settings: LoginSettings, domain: str) -> tuple[DexTokens, Login]:
     dex = settings.issuer, settings.url, settings.ca_file
     tokens = DexTokens(*dex)
+    host = f"portal.{domain}"
     browser = DexLogins(
         tokens,
         *dex,
         client_id=settings.clients.portal,
         secret_file=settings.secret_file,
-        redirect_uri=f"https://portal.{domain}/login/callback",
+        redirect_uri=f"https://{host}/login/callback",
     )
-    return tokens, Login(settings, browser, Secret(settings.session_key_file.read_text().strip()))
+    return tokens, Login(settings, browser, Secret(settings.session_key_file.read_text().strip()), host)
 
 
 def portal_of(request: Request) -> Portal:

@@ -131,6 +131,12 @@ def test_forged_session_is_none(site: Site) -> None:
     assert answer.status_code == 401
 
 
+def test_login_by_an_address_goes_on_under_the_portals_name(site: Site) -> None:
+    """Dex sends the browser back to that name, where a session of the address would be unknown."""
+    answer = site.client.get("/login", headers={"Host": "127.0.0.1:8443"})
+    assert (answer.status_code, answer.headers["location"]) == (302, "https://portal/login")
+
+
 def test_login_while_dex_is_away_says_so(site: Site) -> None:
     site.dex.away = True
     answer = log_in(site)
