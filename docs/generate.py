@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -215,12 +216,50 @@ def api_page() -> Iterator[str]:
     yield from table(["request", "what it does"], rows)
 
 
+# --- admission ------------------------------------------------------------------------------------
+
+
+def admission_page() -> Iterator[str]:
+    """Every rule of the admission policies, by name."""
+    from labcluster.adapters.helm import Chart
+
+    folder = ROOT / "charts" / "identity"
+    values = yaml.safe_load((folder / "ci" / "values.yaml").read_text())
+    rules: dict[str, dict[str, list[str]]] = {}
+    for item in Chart.read(folder).render(values, name="identity", namespace="labcluster"):
+        if item["kind"] == "ValidatingAdmissionPolicy":
+            kind = item["metadata"]["name"].removeprefix("labcluster-")
+            for rule in item["spec"]["validations"]:
+                text = rule.get("message") or sentence_of(rule["messageExpression"])
+                name, _, said = text.removeprefix("[").partition("] ")
+                rules.setdefault(name, {}).setdefault(said, []).append(kind)
+    yield "# What the admission policies refuse\n"
+    yield "In the namespaces of projects, whoever asks. A refusal begins with the rule's name in brackets;"
+    yield "what the policies set by themselves is in `charts/identity/templates/_changes.tpl`.\n"
+    rows = [
+        [f"`{name}`", said, " and ".join(kinds) if len(kinds) < 3 else "every kind with a pod template"]
+        for name, texts in sorted(rules.items())
+        for said, kinds in texts.items()
+    ]
+    yield from table(["rule", "sentence", "where"], rows)
+
+
+def sentence_of(expression: str) -> str:
+    """A CEL sum of texts as one text, with … for what depends on the request."""
+    expression = re.sub(r'\[\?"[^"]*"\]', "", expression)
+    while (shorter := re.sub(r'\((?:[^()"]|"[^"]*")*\)', "_", expression)) != expression:
+        expression = shorter
+    parts = re.findall(r'"([^"]*)"|([^"+\s][^"+]*)', expression)
+    return re.sub(r"…+", "…", "".join(text if not value else "…" for text, value in parts)).strip()
+
+
 PAGES: dict[str, tuple[str, Callable[[], Iterator[str]]]] = {
     "site.md": ("portal/labcluster/models/site.py", site_page),
     "roles.md": ("ansible/roles/*/meta/argument_specs.yml", roles_page),
     "charts.md": ("charts/*/values.schema.json", charts_page),
     "artifacts.md": ("images/catalog.yml", images_page),
     "labctl.md": ("labctl --help", labctl_page),
+    "admission.md": ("charts/identity", admission_page),
     "api.md": ("the portal's OpenAPI document", api_page),
 }
 
