@@ -65,6 +65,10 @@ def test_attack_is_refused_by_its_rule(ada: KubeApi, registry: str, name: str) -
     except NotAllowedError as error:
         assert f"[{rule}]" in error.detail
         return
+    except NotFoundError as error:
+        # Kueue looks for the owner, before the policies are asked.
+        assert rule == "identity/owner" and "denied the request" in error.detail
+        return
     ada.delete(f"{path}/{made['metadata']['name']}")
     # Kueue itself puts what has no queue into the project's.
     assert rule == "queue/label", made
@@ -144,7 +148,7 @@ def test_pod_of_kubectl_waits_in_the_queue_and_runs_as_its_maker(
     made = ada.create(path, item)
     here = f"{path}/{item['metadata']['name']}"
     try:
-        assert made["spec"]["schedulingGates"] == [{"name": "kueue.x-k8s.io/admission"}]
+        assert {"name": "kueue.x-k8s.io/admission"} in made["spec"]["schedulingGates"]
         deadline = time.monotonic() + 60
         while (found := ada.get(here))["status"]["phase"] != "Succeeded":
             assert time.monotonic() < deadline and found["status"]["phase"] != "Failed", found["status"]
