@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -106,7 +107,19 @@ def test_right_credential_is_good_once(ask: Callable[..., Any], site: Any, url: 
     assert "used before" in problem["detail"]
 
 
-@pytest.mark.parametrize("fault", ["cluster", "method", "target", "expired", "nonsense"])
+# A munged of one's own, with a key of one's own: the wrong one.
+OWN_MUNGED = (
+    "d=$(mktemp -d /tmp/e2e.XXXXXX); head -c 128 /dev/urandom > $d/key; chmod 600 $d/key; "
+    "/usr/sbin/munged --force --key-file=$d/key --socket=$d/s --pid-file=$d/p --log-file=$d/l "
+    "--seed-file=$d/seed"
+)
+OTHER_LETTER = "sed -E 's/^(.{40})A/\\1B/;t;s/^(.{40})./\\1A/'"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["cluster", "method", "target", "expired", "tampered", "foreign key", "another reader", "nonsense"],
+)
 def test_wrong_credentials_are_refused(ask: Callable[..., Any], site: Any, fault: str) -> None:
     cluster, target = site.variables["cluster_name"], "/api/v1/whoami"
     made = {
@@ -114,10 +127,33 @@ def test_wrong_credentials_are_refused(ask: Callable[..., Any], site: Any, fault
         "method": credential(cluster, "POST", target),
         "target": credential(cluster, "GET", "/api/v1/queue"),
         "expired": credential(cluster, "GET", target).replace("munge)", "munge --ttl=1)"),
+        "tampered": credential(cluster, "GET", target).replace("munge)", f"munge | {OTHER_LETTER})"),
+        "foreign key": credential(cluster, "GET", target)
+        .replace("$(", f"$({OWN_MUNGED}; ", 1)
+        .replace("munge)", "munge --socket=$d/s; kill $(cat $d/p); rm -r $d)"),
+        "another reader": credential(cluster, "GET", target).replace("munge)", "munge --restrict-uid=1)"),
         "nonsense": "MUNGE:AAAA:",
     }[fault]
     status, problem = ask("ada", target, made, before="sleep 2.5;" if fault == "expired" else "")
     assert (status, problem["code"]) == (401, 3)
+
+
+def test_credential_is_not_good_again_after_a_restart_of_munged(
+    ask: Callable[..., Any], ssh_as: Callable[..., Any], on_host: Callable[..., Any], site: Any
+) -> None:
+    target = "/api/v1/whoami"
+    used = ssh_as("ada")(f"echo {credential(site.variables['cluster_name'], 'GET', target)}").out.strip()
+    assert ask("ada", target, used)[0] == 200
+    pod = (
+        "kubectl --kubeconfig /etc/kubernetes/admin.conf --namespace labcluster exec deploy/portal -c munged"
+    )
+    on_host(site.first("management"), f"{pod} -- sh -c 'kill 1'")
+    deadline = time.monotonic() + 40
+    while ssh_as("ada")("labctl whoami").code:
+        assert time.monotonic() < deadline, "munged does not come back"
+        time.sleep(0.5)
+    status, problem = ask("ada", target, used)
+    assert (status, "used before" not in problem["detail"]) == (503, True), problem
 
 
 def test_root_of_the_login_node_is_nobody(on_host: Callable[..., Any], site: Any, url: str) -> None:
