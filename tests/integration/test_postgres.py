@@ -270,6 +270,14 @@ def test_ending_members_leaves_ended_ones_as_they_are(store: postgres.PostgresRu
     assert store.end("vision", 1, None, change) == []
 
 
+def test_reason_is_written_to_those_that_still_wait(store: postgres.PostgresRuns) -> None:
+    store.add([array("0-2", range(3))], key(), "f")
+    members = store.members("vision", 1)
+    store.change(members[1], RunChange(state=RunState.RUNNING, node="gpu1"))
+    store.explain(members[:2], "waits for 1 GPU")
+    assert [run.reason for run in store.members("vision", 1)] == ["waits for 1 GPU", None, None]
+
+
 def test_news_of_an_old_attempt_change_nothing(store: postgres.PostgresRuns) -> None:
     run, _ = add(store, NEW, key())
     store.set_job(run, "uid")

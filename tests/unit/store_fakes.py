@@ -177,6 +177,13 @@ class FakeStore:
         self.rows[run.id] = row.model_copy(update=change.model_dump())
         return True
 
+    def explain(self, runs: Sequence[Run], reason: str) -> None:
+        self._check()
+        for run in runs:
+            row = self.rows[run.id]
+            if row.state is RunState.QUEUED and row.attempt == run.attempt:
+                self.rows[run.id] = row.model_copy(update={"reason": reason})
+
     def end(self, project: str, number: int, trials: Sequence[int] | None, change: RunChange) -> list[Run]:
         self._check()
         update = change.model_dump(include={"state", "reason", "finished_at"})

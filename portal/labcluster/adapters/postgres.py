@@ -235,6 +235,13 @@ class PostgresRuns:
         update = RUNS.update().where(*_attempt(run), _ACTIVE).values(change.model_dump())
         return self._write(update)
 
+    def explain(self, runs: Sequence[Run], reason: str) -> None:
+        """Write what queued runs wait for, all in one statement."""
+        same = sa.tuple_(RUNS.c.project, RUNS.c.number, RUNS.c.trial, RUNS.c.attempt).in_(
+            [(run.project, run.number, run.trial, run.attempt) for run in runs]
+        )
+        self._write(RUNS.update().where(same, RUNS.c.state == RunState.QUEUED).values(reason=reason))
+
     def end(
         self, project: str, number: int, trials: Sequence[int] | None, change: RunChange
     ) -> Sequence[Run]:

@@ -68,6 +68,8 @@ class RunReconciler:
         self._stopping: Counter[tuple[str, int]] = Counter()
         self._make_until = 0.0
         self._unfinished = False
+        # Sentences of this look, by sentence: an array's hundreds wait for the same.
+        self._said: dict[str, list[Run]] = {}
         view.subscribe(self.notice)
 
     def notice(self, run_id: str) -> None:
@@ -149,6 +151,7 @@ class RunReconciler:
     def _look_at(self, runs: Sequence[Run]) -> None:
         holds = Holds.load(self._store, runs, self._stopping)
         self._unfinished, self._make_until = False, time.monotonic() + _MAKING_SECONDS
+        self._said = {}
         for run in runs:
             try:
                 self._follow(run, holds)
@@ -156,6 +159,8 @@ class RunReconciler:
                 raise
             except Exception:  # one odd run must not keep the others from being followed
                 log.exception("run %s cannot be followed", run.id)
+        for reason, waiting in self._said.items():
+            self._store.explain(waiting, reason)
 
     def _follow(self, run: Run, holds: Holds) -> None:
         found = self._view.job(run)
@@ -188,7 +193,11 @@ class RunReconciler:
         elif verdict.stalled:
             why = self._jobs.trouble(run.namespace, run.job_name)
             change = change.model_copy(update={"reason": f"its pod is refused: {why}" if why else None})
-        if change != RunChange.of(run):
+        before = RunChange.of(run)
+        waits = change.reason if change.state is RunState.QUEUED else None
+        if waits and change == before.model_copy(update={"reason": waits}):
+            self._say(run, waits)
+        elif change != before:
             self._store.change(run, change)
             if change.state.final:
                 self._free(run)
@@ -242,7 +251,7 @@ class RunReconciler:
 
     def _say(self, run: Run, reason: str) -> None:
         if run.reason != reason:
-            self._store.change(run, RunChange.of(run).model_copy(update={"reason": reason}))
+            self._said.setdefault(reason, []).append(run)
 
     def _end(self, run: Run, state: RunState, reason: str) -> None:
         update = {"state": state, "reason": reason, "finished_at": self._clock()}

@@ -62,6 +62,9 @@ class RunStore(Protocol):
         """Write what happened to an active run; false (and nothing written) if it was final already, or
         is in another attempt than the one given."""
 
+    def explain(self, runs: Sequence[Run], reason: str) -> None:
+        """Write what queued runs wait for, and nothing else; a run that waits no more is left as it is."""
+
     def end(
         self, project: str, number: int, trials: Sequence[int] | None, change: RunChange
     ) -> Sequence[Run]:
