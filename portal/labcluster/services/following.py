@@ -194,9 +194,9 @@ class RunReconciler:
             why = self._jobs.trouble(run.namespace, run.job_name)
             change = change.model_copy(update={"reason": f"its pod is refused: {why}" if why else None})
         before = RunChange.of(run)
-        waits = change.reason if change.state is RunState.QUEUED else None
-        if waits and change == before.model_copy(update={"reason": waits}):
-            self._say(run, waits)
+        reason = change.reason if change.state is RunState.QUEUED else None
+        if reason and change == before.model_copy(update={"reason": reason}):
+            self._say(run, reason)
         elif change != before:
             self._store.change(run, change)
             if change.state.final:
