@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import subprocess
 import time
@@ -123,26 +124,62 @@ def directory_away(login: Host) -> Iterator[None]:
     login.run_expect([0], "nft delete table inet e2e_outage && systemctl restart sssd")
 
 
-def test_people_work_on_and_nobody_waits_while_the_directory_is_away(
-    site: Any, login: Host, ssh_config: Path, directory_away: None
-) -> None:
-    def log_in(user: str, key: Path) -> tuple[int, float]:
+@pytest.fixture
+def log_in(site: Any, ssh_config: Path, tmp_path: Path) -> Callable[..., tuple[int, float]]:
+    """log_in("ada", key): status and seconds of a login; a text in the place of the key is a password."""
+    askpass = tmp_path / "askpass"
+    askpass.write_text('#!/bin/sh\nprintf "%s\\n" "$E2E_PASSWORD"\n')
+    askpass.chmod(0o700)
+
+    def enter(user: str, by: Path | str) -> tuple[int, float]:
         # A connection of its own: one that is shared with earlier tests would ask nobody.
-        options = ["-F", str(ssh_config), "-o", "ControlPath=none", "-i", str(key), "-l", user]
+        options = ["-F", str(ssh_config), "-o", "ControlPath=none", "-l", user]
+        if isinstance(by, Path):
+            options += ["-i", str(by)]
+        else:
+            options += ["-o", "BatchMode=no", "-o", "PreferredAuthentications=password"]
+            options += ["-o", "NumberOfPasswordPrompts=1"]
+        environment = {**os.environ, "SSH_ASKPASS": str(askpass), "SSH_ASKPASS_REQUIRE": "force",
+                       "E2E_PASSWORD": str(by)}  # fmt: skip
         started = time.monotonic()
-        done = subprocess.run(["ssh", *options, site.first("login"), "true"], timeout=60, check=False)
+        done = subprocess.run(
+            ["ssh", *options, site.first("login"), "true"], env=environment, stdin=subprocess.DEVNULL,
+            timeout=60, check=False,
+        )  # fmt: skip
         return done.returncode, time.monotonic() - started
 
+    return enter
+
+
+@pytest.fixture
+def password(log_in: Callable[..., tuple[int, float]], password_of: Callable[[str], str]) -> str:
+    """ada's password, by which she was in before."""
+    assert log_in("ada", "guess")[0] == 255
+    assert log_in("ada", password_of("ada"))[0] == 0
+    return password_of("ada")
+
+
+def test_people_work_on_and_nobody_waits_while_the_directory_is_away(
+    site: Any,
+    login: Host,
+    password: str,
+    directory_away: None,
+    log_in: Callable[..., tuple[int, float]],
+) -> None:
     login.run("sss_cache --everything")
     keys = site.secrets / "users"
     people = {
         "ada": log_in("ada", keys / "ada_ed25519"),
         "administrator": log_in(site.variables["ansible_user"], site.secrets / "admin_ed25519"),
         "nobody": log_in("nobody-of-that-name", keys / "ada_ed25519"),
+        "ada by password": log_in("ada", password),
+        "a guess": log_in("ada", "guess"),
     }
-    assert {name: code for name, (code, _) in people.items()} == {"ada": 0, "administrator": 0, "nobody": 255}
+    codes = {name: code for name, (code, _) in people.items()}
+    assert codes == {"ada": 0, "administrator": 0, "nobody": 255, "ada by password": 0, "a guess": 255}
     # The first login finds the directory away: each of its questions (who, which groups, which keys) waits
     # out a time limit of 2 s on the open connection and on a new one. Everybody after it waits for nothing.
     assert people["ada"][1] < 20, people
     assert people["administrator"][1] < 3, people
     assert people["nobody"][1] < 3, people
+    assert people["ada by password"][1] < 3, people
