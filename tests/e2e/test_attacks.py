@@ -184,7 +184,9 @@ def test_image_with_groups_of_its_own_opens_nothing(
     foreign = ssh_as("bo")(f"getent group {FOREIGN}").out.split(":")[2]
     assert foreign not in own[1:]
     name = f"vision/e2e-attack:{os.getpid()}"
-    base = "common/python-ml:" + login("labctl images --json").out.split("common/python-ml:")[1].split('"')[0]
+    base = (
+        "common/python-ml:" + login("labctl image ls --json").out.split("common/python-ml:")[1].split('"')[0]
+    )
     script = f"""
         set -e; cd $(mktemp -d)
         printf 'ada:x:{own[0]}:{foreign}::/:/bin/sh\\nroot:x:0:0::/:/bin/sh\\n' > passwd

@@ -130,7 +130,7 @@ def test_kubectl_sees_the_members_projects_only(ada: Any) -> None:
 @pytest.fixture(scope="module")
 def image(ada: Any) -> str:
     """An image that everybody may use, by name."""
-    found = [image["reference"] for image in json.loads(ada("labctl images --json").out)]
+    found = [image["reference"] for image in json.loads(ada("labctl image ls --json").out)["items"]]
     return str(next(reference for reference in found if "/common/" in reference))
 
 
