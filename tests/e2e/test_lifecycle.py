@@ -31,8 +31,17 @@ class User:
     """A member on the login node."""
 
     def __init__(self, run: Callable[..., Any], project: str) -> None:
-        self.run = run
+        self._run = run
         self._project = project
+
+    def run(self, command: str, **options: Any) -> Any:
+        """A command; one that the portal did not accept, since it is being restarted, is given again."""
+        for _ in range(60):
+            done = self._run(command, **options)
+            if done.code != 6:
+                break
+            time.sleep(1)
+        return done
 
     def submit(self, options: str, script: str) -> str:
         """A run of a shell script; the answer is its id."""
@@ -220,7 +229,7 @@ def test_preempted_runs_end_or_wait_again(ada: User, bo: User, nothing_left: Cal
     finally:
         ada.cancel(*runs)
         bo.cancel(owner)
-    nothing_left(normal, later, urgent, owner)
+    nothing_left(normal, urgent, owner)
 
 
 def test_a_restarted_kubelet_leaves_runs_alone(
