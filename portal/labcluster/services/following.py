@@ -140,7 +140,8 @@ class RunReconciler:
         if self._report is None or time.monotonic() > self._report_until:
             self._make_report(self._store.active())
         assert self._report is not None
-        return self._report.why(run)
+        why = self._report.why(run)
+        return f"attempt {run.attempt} {why}" if run.attempt > 1 and why.startswith("waits") else why
 
     def _make_report(self, active: Sequence[Run]) -> None:
         began = time.monotonic()
@@ -187,9 +188,7 @@ class RunReconciler:
             self._remove(run)
             return
         if change.state is RunState.QUEUED:
-            waits = self._why(run)
-            again = f"attempt {run.attempt} " if run.attempt > 1 and waits.startswith("waits") else ""
-            change = change.model_copy(update={"reason": again + waits})
+            change = change.model_copy(update={"reason": self._why(run)})
         elif verdict.stalled:
             why = self._jobs.trouble(run.namespace, run.job_name)
             change = change.model_copy(update={"reason": f"its pod is refused: {why}" if why else None})
