@@ -156,7 +156,7 @@ def requests(draw: Draw) -> Request:
         if kind != "other"
         else one((HUB, CARELESS), (None, None), (None, None), ("ada", CARELESS))
     )
-    if user in (HUB, None):
+    if user != "ada":
         item["metadata"]["labels"][attacks.USER] = draw(one("ada", "ada", "eve", "eve", "bo", "nobody"))
     if kind == "Pod" and draw(FLAG) and draw(FLAG):
         # As the Job controller makes it.
