@@ -107,7 +107,9 @@ class Site:
         self.portal = Portal(
             cluster="lab",
             runs=lab.runs,
-            usage=UsageService(self.used, lab.cluster, storage_token_sha256=sha256(b"token").hexdigest()),
+            usage=UsageService(
+                self.used, lab.cluster, self.used.images, storage_token_sha256=sha256(b"token").hexdigest()
+            ),
             registry=RegistryService(lab.registry, lab.cluster, lab.store.active),
             authenticator=authenticator,
             administration=administration,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from labcluster.errors import UnreachableError
 from labcluster.models.usage import Consumption, StorageReport
 
 
@@ -13,6 +14,7 @@ class FakeUsage:
     def __init__(self) -> None:
         self.runs: list[tuple[str, str, float, float]] = []
         self.report: StorageReport | None = None
+        self.stored_images: dict[str, int] | None = {"vision": 5000}
         self.asked: list[tuple[datetime, datetime]] = []
 
     def consumed(
@@ -25,6 +27,11 @@ class FakeUsage:
             if (projects is None or run[0] in projects) and (user is None or run[1] == user)
         ]
         return _sums(seen, 0), _sums(seen, 1)
+
+    def images(self) -> dict[str, int]:
+        if self.stored_images is None:
+            raise UnreachableError("the registry does not answer")
+        return self.stored_images
 
     def keep_storage(self, report: StorageReport) -> None:
         self.report = report

@@ -121,16 +121,17 @@ class VmSite:
     def play(self, *playbooks: str) -> str:
         """Run plays of ansible/playbooks on the site; what they said."""
         command = [ROOT / ".venv" / "bin" / "ansible-playbook", "-i", self.inventory]
-        done = subprocess.run(
-            [str(word) for word in [*command, *(f"playbooks/{name}" for name in playbooks)]],
-            cwd=ROOT / "ansible", capture_output=True, text=True, check=False,
-            env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_TIMEOUT": "60"},
-        )  # fmt: skip
-        with (self.folder / "ansible.log").open("a") as log:
-            log.write(done.stdout + done.stderr)
+        file = self.folder / "ansible.log"
+        with file.open("w") as log:
+            done = subprocess.run(
+                [str(word) for word in [*command, *(f"playbooks/{name}" for name in playbooks)]],
+                cwd=ROOT / "ansible", stdout=log, stderr=subprocess.STDOUT, check=False,
+                env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_TIMEOUT": "60"},
+            )  # fmt: skip
+        said = file.read_text()
         if done.returncode:
-            raise MachineError(f"{playbooks} failed:\n{(done.stdout + done.stderr)[-6000:]}")
-        return done.stdout
+            raise MachineError(f"{playbooks} failed:\n{said[-6000:]}")
+        return said
 
     def _write_inventory(self, image: Image, ssh_config: Path) -> None:
         shutil.copytree(HERE / "site", self.inventory)

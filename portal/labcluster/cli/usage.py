@@ -60,7 +60,7 @@ def command(
     if as_json:
         output.emit_json(usage)
         return
-    output.table(_columns("PROJECT", "LIMIT"), [[*_row(line), _limit(line)] for line in usage["projects"]])
+    output.table(_columns("PROJECT", "LIMIT", "IMAGES"), [_project(line) for line in usage["projects"]])
     if usage["users"]:
         print()
         output.table(_columns("USER"), [_row(line) for line in usage["users"]])
@@ -84,9 +84,9 @@ def _row(line: dict[str, Any]) -> list[Any]:
     ]
 
 
-def _limit(line: dict[str, Any]) -> str | None:
-    limit = line["storage_limit_bytes"]
-    return None if limit is None else show_bytes(limit)
+def _project(line: dict[str, Any]) -> list[Any]:
+    more = (line["storage_limit_bytes"], line["registry_bytes"])
+    return [*_row(line), *(None if size is None else show_bytes(size) for size in more)]
 
 
 def _storage(usage: dict[str, Any]) -> str:

@@ -54,6 +54,7 @@ class UsageLine(Consumption):
     storage_bytes: int | None = None
     storage_files: int | None = None
     storage_limit_bytes: int | None = None
+    registry_bytes: int | None = Field(None, description="images of a project; None: not known now")
 
 
 class Usage(_Model):

@@ -8,7 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from labcluster.errors import NotAllowedError, NotAuthenticatedError, NotFoundError, UsageError
+from labcluster.errors import (
+    NotAllowedError,
+    NotAuthenticatedError,
+    NotFoundError,
+    UnreachableError,
+    UsageError,
+)
 from labcluster.models.callers import Caller
 from labcluster.models.usage import (
     Consumption,
@@ -46,11 +52,13 @@ class UsageService:
         self,
         store: UsageStore,
         view: ClusterView,
+        images: Callable[[], Mapping[str, int]],
         storage_token_sha256: str | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._store = store
         self._view = view
+        self._images = images
         self._token = storage_token_sha256
         self._clock = clock
 
@@ -92,11 +100,20 @@ class UsageService:
         return Usage(
             since=start,
             until=end,
-            projects=_lines(by_project, set(listed), report.projects if report else {}, limits),
+            projects=self._with_images(
+                _lines(by_project, set(listed), report.projects if report else {}, limits)
+            ),
             users=_lines(by_user, set(people), people, {}),
             storage_measured_at=report.measured_at if report else None,
             storage_enforced=report.quotas if report else False,
         )
+
+    def _with_images(self, lines: list[UsageLine]) -> list[UsageLine]:
+        try:
+            used = self._images()
+        except UnreachableError:  # the rest is worth having without it
+            return lines
+        return [line.model_copy(update={"registry_bytes": used.get(line.name, 0)}) for line in lines]
 
     def take_storage(self, token: str | None, report: StorageReport) -> StorageLimits:
         """Keep what the file server counted and tell it the limits. NotAuthenticatedError for others."""

@@ -155,7 +155,7 @@ def build(settings: PortalSettings) -> Portal:
     return Portal(
         cluster=settings.cluster_name,
         runs=runs,
-        usage=UsageService(PostgresUsage(pool), view, settings.storage_token_sha256),
+        usage=UsageService(PostgresUsage(pool), view, registry.usage, settings.storage_token_sha256),
         registry=RegistryService(registry, view, store.active),
         authenticator=Authenticator(
             MungeDecoder(settings.munge_socket),

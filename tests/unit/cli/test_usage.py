@@ -13,6 +13,7 @@ from .conftest import FakePortal, Labctl
 LINE = {
     "name": "vision", "runs": 12, "gpu_hours": 100.25, "cpu_hours": 400.0, "wait_seconds": 125.0,
     "storage_bytes": 3 * 2**30, "storage_files": 7, "storage_limit_bytes": 500 * 2**30,
+    "registry_bytes": 2 * 2**30,
 }  # fmt: skip
 USER = LINE | {"name": "ada", "wait_seconds": None, "storage_bytes": None, "storage_limit_bytes": None}
 USAGE: dict[str, Any] = {
@@ -26,8 +27,8 @@ def test_projects_and_users_have_a_table_each(portal: FakePortal, labctl: Labctl
     done = labctl("usage")
     assert done.code == 0
     assert done.out.splitlines() == [
-        "PROJECT  RUNS  GPU-HOURS  CPU-HOURS    WAIT  STORAGE    LIMIT",
-        "vision     12      100.2      400.0  2m 05s    3 GiB  500 GiB",
+        "PROJECT  RUNS  GPU-HOURS  CPU-HOURS    WAIT  STORAGE    LIMIT  IMAGES",
+        "vision     12      100.2      400.0  2m 05s    3 GiB  500 GiB   2 GiB",
         "",
         "USER  RUNS  GPU-HOURS  CPU-HOURS  WAIT  STORAGE",
         "ada     12      100.2      400.0     -        -",

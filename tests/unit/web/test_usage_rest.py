@@ -120,3 +120,10 @@ def test_before_the_first_report_usage_has_no_storage(site: Site) -> None:
     found = usage(site, "ada")
     assert found["storage_measured_at"] is None
     assert {line["storage_bytes"] for line in found["projects"]} == {None}
+
+
+def test_images_count_for_their_project_as_far_as_the_registry_answers(site: Site) -> None:
+    found = {line["name"]: line["registry_bytes"] for line in usage(site, "ada")["projects"]}
+    assert found == {"vision": 5000, "shared": 0}
+    site.used.stored_images = None
+    assert {line["registry_bytes"] for line in usage(site, "ada")["projects"]} == {None}
