@@ -164,7 +164,7 @@ def test_what_somebody_changed_or_removed_is_repaired(running: Running) -> None:
             return False
         return bool(running.api.get(path)["subjects"] == before)
 
-    running.until(repaired, 30)
+    assert running.until(repaired, 30) < 30
 
 
 def test_a_member_who_leaves_loses_everything_in_all_his_projects(running: Running) -> None:
@@ -185,4 +185,4 @@ def test_a_member_who_leaves_loses_everything_in_all_his_projects(running: Runni
                 return False
         return True
 
-    running.until(out, 30)
+    assert running.until(out, 30) < 30
