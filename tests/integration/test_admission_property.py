@@ -154,4 +154,4 @@ def test_search_finds_out_where_a_rule_is_missing(
 ) -> None:
     without(rule)
     with pytest.raises(AssertionError, match="accepted for"):
-        search(connection, 1000, (Phase.generate,))
+        search(connection, 4000, (Phase.generate,))
