@@ -26,11 +26,17 @@ import (
 
 // The tests speak to labssh as the kubelet and an ssh client do: a process with two pipes. The test binary
 // plays labssh when this variable is set.
-const playLabssh = "LABSSH_TEST_PLAY"
+const (
+	playLabssh = "LABSSH_TEST_PLAY"
+	hurry      = "LABSSH_TEST_HURRY" // with short times
+)
 
 func TestMain(m *testing.M) {
 	if os.Getenv(playLabssh) != "" {
 		os.Unsetenv(playLabssh)
+		if os.Getenv(hurry) != "" {
+			handshakeSeconds, keepaliveEvery, keepaliveReply = time.Second, 100*time.Millisecond, 300*time.Millisecond
+		}
 		main()
 	}
 	os.Exit(m.Run())
@@ -44,6 +50,11 @@ type server struct {
 }
 
 func connect(t *testing.T, env ...string) *server {
+	t.Helper()
+	return connectOver(t, func(pipes net.Conn) net.Conn { return pipes }, env...)
+}
+
+func connectOver(t *testing.T, wrap func(net.Conn) net.Conn, env ...string) *server {
 	t.Helper()
 	folder := t.TempDir()
 	command := exec.Command("/proc/self/exe")
@@ -65,7 +76,7 @@ func connect(t *testing.T, env ...string) *server {
 	_, _ = theirIn.Close(), theirOut.Close()
 	config := &ssh.ClientConfig{User: "anybody", HostKeyCallback: ssh.InsecureIgnoreHostKey()}
 	pipes := &stdio{in: out, out: in}
-	connection, channels, requests, err := ssh.NewClientConn(pipes, "labssh", config)
+	connection, channels, requests, err := ssh.NewClientConn(wrap(pipes), "labssh", config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,6 +250,64 @@ func TestNothingIsLeftWhenTheConnectionEnds(t *testing.T) {
 			t.Errorf("process %d is still there", pid)
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
+	}
+}
+
+// frozen is a connection whose near end can stop reading: a machine that went to sleep, a cable that was cut.
+type frozen struct {
+	net.Conn
+	awake sync.Mutex
+}
+
+func (f *frozen) Read(block []byte) (int, error) {
+	f.awake.Lock()
+	defer f.awake.Unlock()
+	return f.Conn.Read(block)
+}
+
+func TestAClientThatVanishedIsLeft(t *testing.T) {
+	var cut *frozen
+	here := connectOver(t, func(pipes net.Conn) net.Conn {
+		cut = &frozen{Conn: pipes}
+		return cut
+	}, hurry+"=1")
+	session := here.session(t)
+	out, _ := session.StdoutPipe()
+	_ = session.Start("echo $$; exec sleep 600")
+	var pid int
+	if _, err := fmt.Fscan(out, &pid); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(500 * time.Millisecond) // it answers, so it may stay
+	if !alive(pid) {
+		t.Fatal("a client that answers was left")
+	}
+	cut.awake.Lock()
+	defer cut.awake.Unlock()
+	ended := make(chan error, 1)
+	go func() { ended <- here.process.Wait() }()
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Fatal("labssh waits for ever")
+	}
+	if alive(pid) {
+		t.Error("its program is still there")
+	}
+}
+
+func TestAClientThatSaysNothingIsLeft(t *testing.T) {
+	command := exec.Command("/proc/self/exe")
+	command.Env = append(os.Environ(), playLabssh+"=1", hurry+"=1")
+	in, err := command.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	begun := time.Now()
+	_ = command.Run()
+	if took := time.Since(begun); took > 8*time.Second {
+		t.Errorf("it took %v", took)
 	}
 }
 

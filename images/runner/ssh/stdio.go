@@ -3,6 +3,7 @@ package main
 import (
 	"net"
 	"os"
+	"syscall"
 	"time"
 )
 
@@ -12,7 +13,16 @@ type stdio struct {
 	in, out *os.File
 }
 
-func newStdio() net.Conn { return &stdio{os.Stdin, os.Stdout} }
+// newStdio takes over both descriptors. They must not block, else Close would not wake who waits in Read.
+func newStdio() net.Conn {
+	files := [2]*os.File{os.Stdin, os.Stdout}
+	for descriptor, file := range files {
+		if syscall.SetNonblock(descriptor, true) == nil {
+			files[descriptor] = os.NewFile(uintptr(descriptor), file.Name())
+		}
+	}
+	return &stdio{files[0], files[1]}
+}
 
 type pipeAddress struct{}
 
