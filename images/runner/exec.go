@@ -21,6 +21,10 @@ const (
 	lastWords = 500 * time.Millisecond
 	lastRead  = 5 * time.Second
 
+	// Who ended the command: the cluster, which ends the pod. terminatedExit is what a shell says of SIGTERM.
+	byTermination  = "termination"
+	terminatedExit = 128 + int(syscall.SIGTERM)
+
 	timeFormat          = "2006-01-02T15:04:05.000Z07:00"
 	prSetChildSubreaper = 36
 )
@@ -44,7 +48,8 @@ type result struct {
 	Attempt  int     `json:"attempt"`
 	ExitCode int     `json:"exit_code"`
 	Signal   *string `json:"signal"`
-	// EndedBy is time_limit if the command was ended, or warned and then ended, at the run's time limit.
+	// EndedBy is time_limit if the command was ended, or warned and then ended, at the run's time limit, and
+	// termination if the pod was told to end (drained, preempted, cancelled) before that. ExitCode is the command's.
 	EndedBy    string  `json:"ended_by,omitempty"`
 	StartedAt  string  `json:"started_at"`
 	FinishedAt string  `json:"finished_at"`
@@ -115,6 +120,10 @@ func execMain(args []string) int {
 	}
 	if ended.by != "" {
 		say(fmt.Sprintf(`{"ended_by": %q}`, ended.by))
+	}
+	if ended.by == byTermination && status == 0 {
+		// It saved what it had, but it did not finish: a pod that ends with 0 makes its Job complete.
+		return terminatedExit
 	}
 	return status
 }
@@ -240,11 +249,15 @@ func supervise(pid int, out *tee, on happenings) end {
 		case <-kill:
 			_ = syscall.Kill(-pid, syscall.SIGKILL)
 		case <-on.limit.warning:
-			by = byTimeLimit
+			if by == "" {
+				by = byTimeLimit
+			}
 			out.warn(on.limit.message)
 			_ = syscall.Kill(-pid, syscall.SIGTERM)
 		case <-on.limit.reached:
-			by = byTimeLimit
+			if by == "" {
+				by = byTimeLimit
+			}
 			_ = syscall.Kill(-pid, syscall.SIGKILL)
 		case <-on.superseded:
 			on.superseded = nil
@@ -256,6 +269,9 @@ func supervise(pid int, out *tee, on happenings) end {
 			// The whole group: a shell that waits for its training does not pass signals on.
 			_ = syscall.Kill(-pid, received.(syscall.Signal))
 			if received == syscall.SIGTERM && kill == nil {
+				if by == "" {
+					by = byTermination
+				}
 				kill = time.After(grace)
 			}
 		}

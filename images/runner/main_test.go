@@ -372,7 +372,6 @@ func TestSignalsReachTheCommand(t *testing.T) {
 		says   string
 	}{
 		"SIGTERM ends it":           {"echo ready; sleep 30", syscall.SIGTERM, 143, ""},
-		"SIGTERM, and it saves":     {"trap 'echo saved; exit 0' TERM; echo ready; sleep 30 & wait", syscall.SIGTERM, 0, "saved"},
 		"SIGTERM below a shell":     {"sh -c 'echo ready; sleep 30'; echo not here", syscall.SIGTERM, 143, ""},
 		"SIGUSR1, and it goes on":   {"trap 'echo checkpoint; exit 9' USR1; echo ready; sleep 30 & wait", syscall.SIGUSR1, 9, "checkpoint"},
 		"SIGINT as on a terminal's": {"trap 'exit 8' INT; echo ready; while :; do sleep 0.05; done", syscall.SIGINT, 8, ""},
@@ -392,6 +391,18 @@ func TestSignalsReachTheCommand(t *testing.T) {
 				t.Errorf("it was not ended: %q after %v", got.stdout, time.Since(began))
 			}
 		})
+	}
+}
+
+func TestACommandThatSavesWhenItsPodIsEndedHasNotFinished(t *testing.T) {
+	directory := runDirectory(t)
+	got := signalled(t, directory, "trap 'echo saved; exit 0' TERM; echo ready; sleep 30 & wait", syscall.SIGTERM)
+	record := readResult(t, directory)
+	if got.code != 143 || !strings.Contains(got.stdout, "saved") {
+		t.Errorf("%+v", got)
+	}
+	if record.ExitCode != 0 || record.EndedBy != byTermination || record.Signal != nil {
+		t.Errorf("recorded %+v", record)
 	}
 }
 
