@@ -314,6 +314,7 @@ def test_a_disabled_member_is_out_and_cannot_come_back(
     tokens = dex.device_login(name, password)
     assert ask_portal(tokens["id_token"]).json()["user"] == name
     assert ssh_as(site.variables["ansible_user"])(f"labctl admin member disable {name}").code == 0
+    time.sleep(10)  # for so long after a login Dex answers without the directory (reuseInterval)
     form = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"]}
     assert dex.post("token", **form, client_id="labctl-laptop").status_code >= 400
     with pytest.raises(LookupError, match="Invalid"):

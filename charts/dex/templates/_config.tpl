@@ -36,8 +36,9 @@ expiry:
   deviceRequests: 10m
   idTokens: {{ .Values.tokens.idMinutes }}m
   refreshTokens:
-    # A client that lost the answer to a refresh, or two of its processes at one time, may use the old one again.
-    reuseInterval: 30s
+    # A client that lost the answer to a refresh, or two of its processes at one time, may use the old one again. Short:
+    # so long after a login or a refresh Dex does not ask the directory whether the member is disabled.
+    reuseInterval: 10s
     validIfNotUsedFor: {{ mul .Values.tokens.idleDays 24 }}h
     absoluteLifetime: {{ mul .Values.tokens.absoluteDays 24 }}h
 signer:
