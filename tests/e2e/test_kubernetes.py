@@ -314,9 +314,8 @@ def test_what_is_secret_is_readable_by_root_only(site: Any, infra: Callable[[str
     ):
         assert (management.file(path).user, management.file(path).mode) == ("root", 0o600), path
     assert management.file("/var/lib/etcd").mode == 0o700
-    registry = f"registry.{site.variables['cluster_domain']}:5000"
     for name in {*site.groups["kube_control_plane"], *site.groups["gpu_node"]}:
-        credential = infra(name).file(f"/etc/containerd/certs.d/{registry}/hosts.toml")
+        credential = infra(name).file("/etc/kubernetes/registry-credentials/response.json")
         assert (credential.user, credential.mode) == ("root", 0o600), name
 
 
