@@ -23,7 +23,9 @@ _MANIFESTS = ", ".join(
     )
 )
 # Short: who pushes an image anew and submits at once must get the new one.
-_SECONDS = 2.0
+_DIGEST_SECONDS = 2.0
+# Lists are for people, who look at what they have just pushed; they are kept for when the registry is away only.
+_LIST_SECONDS = 0.0
 # What a digest names never changes.
 _FOR_EVER = float("inf")
 # While the registry is away, what it said before is used for so long.
@@ -131,20 +133,20 @@ class HttpRegistry:
             answer = self._ask("HEAD", f"/v2/{repository}/manifests/{tag}", {"Accept": _MANIFESTS})
             return answer.headers.get("Docker-Content-Digest") if answer is not None else None
 
-        return self._cached(("digest", repository, tag), _SECONDS, ask)
+        return self._cached(("digest", repository, tag), _DIGEST_SECONDS, ask)
 
     def tags(self, repository: str) -> list[str]:
         """Tags of a repository, empty for an unknown one."""
         return self._cached(
             ("tags", repository),
-            _SECONDS,
+            _LIST_SECONDS,
             lambda: self._pages(f"/v2/{repository}/tags/list?n=1000", "tags"),
         )
 
     def repositories(self) -> list[str]:
         """Names of all repositories."""
         return self._cached(
-            ("catalog",), _SECONDS, lambda: self._pages("/v2/_catalog?n=1000", "repositories")
+            ("catalog",), _LIST_SECONDS, lambda: self._pages("/v2/_catalog?n=1000", "repositories")
         )
 
     def size(self, repository: str, digest: str) -> int | None:
@@ -166,7 +168,7 @@ class HttpRegistry:
 
     def usage(self) -> dict[str, int]:
         """Bytes by project."""
-        return self._cached(("usage",), _SECONDS, lambda: self._ask_tokens("GET", "/usage"))
+        return self._cached(("usage",), _LIST_SECONDS, lambda: self._ask_tokens("GET", "/usage"))
 
     def _size(self, repository: str, digest: str) -> int | None:
         answer = self._ask("GET", f"/v2/{repository}/manifests/{digest}", {"Accept": _MANIFESTS})

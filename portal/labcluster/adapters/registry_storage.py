@@ -27,7 +27,7 @@ class RegistryStorage:
     """Sizes of projects' images. Manifests and blobs never change, so each is read once."""
 
     def __init__(
-        self, root: Path, *, seconds: float = 10.0, clock: Callable[[], float] = time.monotonic
+        self, root: Path, *, seconds: float = 2.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._root = root / "docker" / "registry" / "v2"
         self._seconds = seconds

@@ -41,6 +41,8 @@ class Site:
             last = request.url.params.get("last")
             link = {} if last else {"Link": '</v2/_catalog?last=a&n=1000>; rel="next"'}
             return httpx.Response(200, headers=link, json={"repositories": ["b"] if last else ["a"]})
+        if path == "/v2/common/x/tags/list":
+            return httpx.Response(200, json={"tags": list(self.images)})
         if path.startswith("/v2/common/x/manifests/"):
             digest = self.images.get(path.rsplit("/", 1)[1])
             return httpx.Response(200, headers={"Docker-Content-Digest": digest}) if digest else _absent()
@@ -68,6 +70,14 @@ def test_image_that_was_just_pushed_is_the_one_that_is_meant(site: Site) -> None
     site.now = 2.5
     assert site.registry.digest("common/x", "1") == "sha256:bb"
     assert site.registry.digest("common/x", "2") == "sha256:cc"
+
+
+def test_image_is_listed_as_soon_as_it_was_pushed(site: Site) -> None:
+    assert site.registry.tags("common/x") == ["1"]
+    site.images["2"] = "sha256:bb"
+    assert site.registry.tags("common/x") == ["1", "2"]
+    site.away = True
+    assert site.registry.tags("common/x") == ["1", "2"]
 
 
 def test_registry_that_is_away_does_not_stop_runs_of_known_images(site: Site) -> None:
