@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kubernetes import client, config, watch
+from urllib3.exceptions import ProtocolError
 
 from tests.bench.fake_nodes import fake_nodes, project_may_use
 
@@ -22,18 +23,26 @@ class _Bound:
         self.at: dict[str, float] = {}
         self._core = client.CoreV1Api(api)
         self._watch = watch.Watch()
+        self._closed = False
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
         namespace = f"project-{PROJECT}"
-        for event in self._watch.stream(self._core.list_namespaced_pod, namespace, timeout_seconds=600):
-            pod = event["object"]
-            run = (pod.metadata.labels or {}).get("labcluster.internal/run")
-            if run and pod.spec.node_name:
-                self.at.setdefault(run, time.time())
+        while not self._closed:
+            try:
+                for event in self._watch.stream(
+                    self._core.list_namespaced_pod, namespace, timeout_seconds=600
+                ):
+                    pod = event["object"]
+                    run = (pod.metadata.labels or {}).get("labcluster.internal/run")
+                    if run and pod.spec.node_name:
+                        self.at.setdefault(run, time.time())
+            except ProtocolError:
+                continue  # the API server ended the watch: what was bound meanwhile counts as bound later
 
     def close(self) -> None:
         """Read no further."""
+        self._closed = True
         self._watch.stop()
 
 

@@ -83,7 +83,7 @@ FIGURES = {
     "submit": Figure(
         title="`labctl submit` beyond the interpreter's start, p95",
         measure="submit",
-        repeats=40,
+        repeats=20,
         target="≤ 150 ms",
         value=_submit_p95,
         met=lambda s: _submit_p95(s) <= 150.0,
@@ -119,7 +119,7 @@ FIGURES = {
     "bulk": Figure(
         title="`labctl submit --file` of 500 lines, p95",
         measure="bulk",
-        repeats=3,
+        repeats=2,
         target="≤ 3 s",
         value=lambda s: percentile(s["bulk"], 0.95),
         met=lambda s: percentile(s["bulk"], 0.95) <= 3000.0,
