@@ -24,7 +24,7 @@ _MANIFESTS = ", ".join(
 )
 # Short: who pushes an image anew and submits at once must get the new one.
 _DIGEST_SECONDS = 2.0
-# Lists are for people, who look at what they have just pushed; they are kept for when the registry is away only.
+# Lists are for people, who look at what they have just pushed: kept for when the registry is away only.
 _LIST_SECONDS = 0.0
 # What a digest names never changes.
 _FOR_EVER = float("inf")
