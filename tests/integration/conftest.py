@@ -7,6 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,12 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-@pytest.fixture(scope="session")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeApi]:
-    """The apiserver as its administrator."""
+@contextmanager
+def _apiserver(home: Path) -> Iterator[KubeApi]:
+    """An apiserver as its administrator."""
     etcd, apiserver = BIN / "etcd" / "etcd", BIN / "kubernetes" / "kube-apiserver"
     if not (etcd.exists() and apiserver.exists()):
         pytest.skip(f"{BIN} has no etcd and kube-apiserver: run make artifacts")
-    home = tmp_path_factory.mktemp("apiserver")
     clients, peers, port = _free_ports(3)
     subprocess.run(["openssl", "genrsa", "-out", home / "sa.key", "2048"], check=True, capture_output=True)
     (home / "tokens.csv").write_text(f'{TOKEN},admin,admin,"system:masters"\n')
@@ -96,13 +96,28 @@ def _connected(home: Path, port: int) -> KubeApi:
             time.sleep(0.2)
 
 
-@pytest.fixture(scope="session")
-def identity(api: KubeApi) -> KubeApi:
+@contextmanager
+def _with_identity(home: Path) -> Iterator[KubeApi]:
     """The same with chart identity applied."""
     folder = ROOT / "charts" / "identity"
     values = yaml.safe_load((folder / "ci" / "values.yaml").read_text())
-    apply(api, *Chart.read(folder).render(values, name="identity", namespace="labcluster"))
-    return api
+    with _apiserver(home) as api:
+        apply(api, *Chart.read(folder).render(values, name="identity", namespace="labcluster"))
+        yield api
+
+
+@pytest.fixture(scope="session")
+def identity(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeApi]:
+    """An apiserver with chart identity, for all tests."""
+    with _with_identity(tmp_path_factory.mktemp("apiserver")) as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def own_identity(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubeApi]:
+    """The same for one module: a controller removes every project that is not its own."""
+    with _with_identity(tmp_path_factory.mktemp("apiserver")) as api:
+        yield api
 
 
 @pytest.fixture(scope="session")

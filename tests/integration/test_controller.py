@@ -106,21 +106,19 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def running(identity: KubeApi) -> Iterator[Running]:
+def running(own_identity: KubeApi) -> Iterator[Running]:
     """The controller over PROJECTS Projects, all new."""
-    apply(identity, kueue_kind("cohorts", "Cohort", "Cluster"))
-    apply(identity, kueue_kind("clusterqueues", "ClusterQueue", "Cluster"))
-    apply(identity, kueue_kind("localqueues", "LocalQueue", "Namespaced"))
-    _served(identity, "/apis/kueue.x-k8s.io/v1beta2/localqueues")
-    _served(identity, COLLECTION)
+    apply(own_identity, kueue_kind("cohorts", "Cohort", "Cluster"))
+    apply(own_identity, kueue_kind("clusterqueues", "ClusterQueue", "Cluster"))
+    apply(own_identity, kueue_kind("localqueues", "LocalQueue", "Namespaced"))
+    _served(own_identity, "/apis/kueue.x-k8s.io/v1beta2/localqueues")
+    _served(own_identity, COLLECTION)
     for number in range(PROJECTS):
         spec = ProjectSpec(gid=30000 + number, gpus=1, max_gpus=4)
-        identity.create(COLLECTION, Project(name=f"p{number}", spec=spec).to_object())
-    found = Running(identity)
+        own_identity.create(COLLECTION, Project(name=f"p{number}", spec=spec).to_object())
+    found = Running(own_identity)
     yield found
     found.stop()
-    for number in range(PROJECTS):
-        identity.delete(f"{COLLECTION}/p{number}")
 
 
 def _served(api: KubeApi, path: str) -> None:
