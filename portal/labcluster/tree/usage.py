@@ -73,7 +73,10 @@ def owned(root: int) -> Iterator[Owned]:
             continue
         try:
             for name in sorted(os.listdir(parent)):  # noqa: PTH208 - of what is open
-                state = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                try:
+                    state = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue  # removed since it was listed
                 if not stat.S_ISDIR(state.st_mode) or not NAME.fullmatch(name):
                     continue
                 if folder == "projects" and state.st_uid == 0 and state.st_gid in PROJECT_GIDS:
@@ -241,17 +244,20 @@ Counted = dict[str, dict[str, dict[str, int]]]
 def count(root: int, quotas: Quotas | None) -> Counted:
     """What everybody takes: {projects: {name: {bytes, files}}, people: …}."""
     amounts: dict[str, dict[str, Amount]] = {"projects": {}, "people": {}}
-    if quotas:
-        for place in owned(root):
-            if give_to_project(quotas, root, place):
-                log.info("%s is counted as project %d", "/".join(place.path), place.number)
-            # Home and scratch of a member have one id.
-            amounts[place.kind][place.name] = quotas.used(place.number)
-    else:
-        for place in owned(root):
-            size, files = walk(root, place)
-            before = amounts[place.kind].get(place.name, (0, 0))
-            amounts[place.kind][place.name] = (before[0] + size, before[1] + files)
+    for place in owned(root):
+        found = amounts[place.kind]
+        try:
+            if quotas:
+                if give_to_project(quotas, root, place):
+                    log.info("%s is counted as project %d", "/".join(place.path), place.number)
+                # Home and scratch of a member have one id.
+                found[place.name] = quotas.used(place.number)
+            else:
+                size, files = walk(root, place)
+                before = found.get(place.name, (0, 0))
+                found[place.name] = (before[0] + size, before[1] + files)
+        except FileNotFoundError:
+            continue  # removed since it was listed
     return {
         kind: {name: {"bytes": size, "files": files} for name, (size, files) in found.items()}
         for kind, found in amounts.items()

@@ -100,6 +100,20 @@ def test_without_quotas_home_and_scratch_are_added_up(root: int) -> None:
     assert counted["projects"]["vision"]["files"] == 2
 
 
+def test_directory_that_goes_while_all_are_counted_is_left_out(
+    tree: Path, root: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tree / "home" / "bo", 20001, 20001)
+    places = owned(root)
+    next(place for place in places if place.name == "ada")
+    (tree / "home" / "bo").rmdir()
+    assert "bo" not in [place.name for place in places]
+    gone, kept = (Owned("people", name, 20000, ("home", name)) for name in ("bo", "ada"))
+    monkeypatch.setattr(usage, "owned", lambda _: [gone, kept])
+    assert list(count(root, FakeQuotas())["people"]) == ["ada"]
+    assert list(count(root, None)["people"]) == ["ada"]
+
+
 def test_everything_of_a_project_gets_its_id_once(tree: Path, root: int) -> None:
     quotas = FakeQuotas()
     outside = make(tree / "outside", 0, 0, 10)
