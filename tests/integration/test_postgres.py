@@ -20,6 +20,7 @@ from alembic.migration import MigrationContext
 from labcluster.adapters import postgres, tables
 from labcluster.adapters.usage import PostgresUsage
 from labcluster.errors import ConflictError, UnreachableError
+from labcluster.models.code import MAX_SEED, CodeRef
 from labcluster.models.runs import (
     NewArray,
     NewRun,
@@ -122,6 +123,27 @@ def test_run_comes_back_as_it_went_in(store: postgres.PostgresRuns) -> None:
     assert store.get("vision", 1, 0) == run
     assert run.model_dump(include=set(NewRun.model_fields)) == NEW.model_dump()
     assert run.submitted_at.utcoffset() is not None
+
+
+def test_origin_of_a_run_comes_back_as_it_went_in(store: postgres.PostgresRuns) -> None:
+    code = CodeRef(digest="a" * 64, commit="b" * 40, dirty=True, subdir="src", root="/lab/home/ada/ü")
+    more = {"code": code, "params": {"lr": "0.1"}, "seed": 7, "data": ("/lab/datasets/a",), "parent": "x-1"}
+    new = NEW.model_copy(update=more)
+    run, _ = add(store, new, key())
+    assert store.get("vision", 1, 0) == run
+    assert run.model_dump(include=set(NewRun.model_fields)) == new.model_dump()
+
+
+def test_members_of_an_array_have_the_code_and_seeds_one_after_the_other(
+    store: postgres.PostgresRuns,
+) -> None:
+    item = array("5-7", range(5, 8))
+    code = CodeRef(digest="a" * 64, root="/lab/home/ada")
+    seeded = item.run.model_copy(update={"seed": MAX_SEED - 5, "code": code})
+    store.add([item.model_copy(update={"run": seeded})], key(), "f")
+    members = store.members("vision", 1)
+    assert [run.seed for run in members] == [MAX_SEED, 0, 1]
+    assert {run.code for run in members} == {code}
 
 
 def test_runs_of_many_threads_are_numbered_without_a_gap(store: postgres.PostgresRuns) -> None:

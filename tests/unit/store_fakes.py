@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from labcluster.errors import ConflictError, LabclusterError, UncertainError
+from labcluster.models.code import member_seed
 from labcluster.models.runs import (
     ACTIVE_STATES,
     ArraySlots,
@@ -79,6 +80,8 @@ class FakeStore:
             own = {"trial": index, "array_index": index, "array_size": len(item.array.indices)}
             if item.array.parallel is not None and place >= item.array.parallel:
                 own["reason"] = item.held_reason
+            if run.seed is not None:
+                own["seed"] = member_seed(run.seed, index)
             row = Run(**values | own)
             self.rows[row.id] = row
         return self.members(run.project, number)[0]
@@ -198,7 +201,7 @@ class FakeStore:
 
     def requeue(self, runs: Sequence[Run], reason: str) -> list[Run]:
         self._check()
-        emptied = dict.fromkeys(("started_at", "finished_at", "exit_code", "node", "job_uid"))
+        emptied = dict.fromkeys(("started_at", "finished_at", "exit_code", "node", "recorded_at", "job_uid"))
         changed = []
         for run in runs:
             row = self.rows[run.id]

@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import ARRAY as PG_ARRAY
 from sqlalchemy.dialects.postgresql import insert
 
 from labcluster.adapters.tables import ARRAYS, COUNTERS, RUNS
+from labcluster.models.code import MAX_SEED, member_seed
 from labcluster.models.runs import Run, RunState, Submission
 
 
@@ -51,6 +52,7 @@ def insert_runs(connection: sa.Connection, requests: Sequence[Accepted]) -> list
                     **run.model_dump(),
                     "command": list(run.command),
                     "after": list(run.after),
+                    "data": list(run.data),
                     "idempotency_key": key_of(request.key, place),
                     "fingerprint": request.fingerprint,
                 }
@@ -72,6 +74,7 @@ def _row(item: Submission, number: int, now: datetime | None) -> Run:
         "array_size": len(item.array.indices) if item.array else None,
         "number": number,
         "trial": index or 0,
+        "seed": item.run.seed if item.run.seed is None else member_seed(item.run.seed, index or 0),
         "state": RunState.QUEUED,
         "reason": item.reason,
         "submitted_at": now,
@@ -99,6 +102,10 @@ def _insert_array(connection: sa.Connection, item: Submission, first: dict[str, 
         own["reason"] = sa.case(
             (others.c.place < array.parallel, sa.literal(item.reason, sa.Text)), else_=held
         )
+    if item.run.seed is not None:
+        # As `member_seed`; in 64 bits, in which the sum cannot overflow.
+        seeds = (sa.literal(item.run.seed, sa.BigInteger) + others.c.index) % (MAX_SEED + 1)
+        own["seed"] = sa.cast(seeds, sa.Integer)
     names = list(first)
     values = [own[name] if name in own else sa.literal(first[name], RUNS.c[name].type) for name in names]
     connection.execute(RUNS.insert().from_select(names, sa.select(*values).select_from(others)))

@@ -258,7 +258,7 @@ class PostgresRuns:
             return []
         same = sa.tuple_(RUNS.c.trial, RUNS.c.attempt).in_([(run.trial, run.attempt) for run in runs])
         update = RUNS.update().where(RUNS.c.project == runs[0].project, RUNS.c.number == runs[0].number, same)
-        emptied = dict.fromkeys(("started_at", "finished_at", "exit_code", "node", "job_uid"))
+        emptied = dict.fromkeys(("started_at", "finished_at", "exit_code", "node", "recorded_at", "job_uid"))
         return self._changed(
             update.values(state=RunState.QUEUED, reason=reason, attempt=RUNS.c.attempt + 1, **emptied)
         )

@@ -40,6 +40,11 @@ RUNS = sa.Table(
     sa.Column("array_index", sa.Integer),
     sa.Column("array_size", sa.Integer),
     sa.Column("env", JSONB, nullable=False),
+    sa.Column("code", JSONB(none_as_null=True)),
+    sa.Column("params", JSONB, nullable=False),
+    sa.Column("seed", sa.Integer),
+    sa.Column("data", JSONB, nullable=False),
+    sa.Column("parent", sa.Text),
     sa.Column("attempt", sa.Integer, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("reason", sa.Text),
@@ -48,6 +53,7 @@ RUNS = sa.Table(
     sa.Column("finished_at", sa.DateTime(timezone=True)),
     sa.Column("exit_code", sa.Integer),
     sa.Column("node", sa.Text),
+    sa.Column("recorded_at", sa.DateTime(timezone=True)),
     sa.Column("job_uid", sa.Text),
     sa.Column("idempotency_key", sa.Text, nullable=False),
     sa.Column("fingerprint", sa.Text, nullable=False),
@@ -55,6 +61,11 @@ RUNS = sa.Table(
     sa.Index("runs_active", "submitted_at", postgresql_where=sa.text(_ACTIVE_SQL)),
     sa.Index("runs_submitted", "submitted_at", postgresql_where=sa.text("array_index IS NULL")),
     sa.Index("runs_finished", "finished_at"),
+    sa.Index(
+        "runs_unrecorded",
+        "finished_at",
+        postgresql_where=sa.text(f"recorded_at IS NULL AND NOT ({_ACTIVE_SQL})"),
+    ),
 )
 
 ARRAYS = sa.Table(

@@ -9,6 +9,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from labcluster.models.code import MAX_SEED, CodeRef, Parameter, ParameterValue
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -69,6 +71,15 @@ class RunRequest(_Model):
         default=[], max_length=100, description="runs that must have ended before: vision-3, or vision-3:ok"
     )
     env: dict[str, str] = Field(default={}, max_length=500)
+    code: CodeRef | None = Field(None, description="what it works from; none: it works in `workdir` itself")
+    params: dict[Parameter, ParameterValue] = Field(
+        default={}, max_length=500, description="each `{name}` in the command is replaced by its value"
+    )
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="none: one is drawn")
+    data: list[Annotated[str, Field(max_length=1000)]] = Field(
+        default=[], max_length=50, description="directories whose content is recorded before it starts"
+    )
+    parent: str | None = Field(None, max_length=100, description="the run that it repeats")
     idempotency_key: str = Field(min_length=8, max_length=100, pattern=r"^[A-Za-z0-9._:-]+$")
 
 
@@ -102,6 +113,11 @@ class NewRun(_Model):
     array_index: int | None = Field(default=None, description="which member of its array it is")
     array_size: int | None = Field(default=None, description="how many members its array has")
     env: dict[str, str]
+    code: CodeRef | None = None
+    params: dict[str, str] = {}
+    seed: int | None = Field(None, description="of an array the first seed: a member has this plus its index")
+    data: tuple[str, ...] = ()
+    parent: str | None = Field(None, description="the run that it repeats")
 
     @property
     def all_gpus(self) -> int:
@@ -147,6 +163,7 @@ class RunRecord(NewRun):
     finished_at: datetime | None = None
     exit_code: int | None = None
     node: str | None = None
+    recorded_at: datetime | None = Field(None, description="when the experiment record got its result")
 
 
 class Run(RunRecord):

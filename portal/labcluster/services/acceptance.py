@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -23,7 +24,8 @@ from labcluster.errors import (
     UsageError,
 )
 from labcluster.models.callers import Caller
-from labcluster.models.runs import Member, NewRun, Run, RunRequest, RunState, Submission
+from labcluster.models.code import MAX_SEED
+from labcluster.models.runs import RUN_ID, Member, NewRun, Run, RunRequest, RunState, Submission
 from labcluster.models.settings import JobSettings, RunLimits
 from labcluster.services import holding, submission
 from labcluster.services.jobs import job
@@ -95,6 +97,7 @@ class Acceptance:
             if known:
                 return known, False
             raise
+        items = [_with_seed(item) for item in items]
         try:
             return self._store.add(items, key, print_of)
         except UncertainError:
@@ -123,7 +126,23 @@ class Acceptance:
         if total > self._limits.max_array:
             raise UsageError(f"{total} runs at once: at most {self._limits.max_array} are allowed")
         self._check_after(caller, items, lines=lines)
+        self._check_parents(caller, items, lines=lines)
         return items
+
+    def _check_parents(self, caller: Caller, items: Sequence[Submission], *, lines: bool) -> None:
+        """That the runs they repeat are there and theirs to see."""
+        mine = self._view.memberships(caller.user)
+        wanted = {parent: RUN_ID.fullmatch(parent) for item in items if (parent := item.run.parent)}
+        targets = [
+            (match["project"], int(match["number"]), int(match["trial"]) if match["trial"] else None)
+            for match in wanted.values()
+            if match and match["project"] in mine
+        ]
+        states = self._store.states(targets) if targets else {}
+        for line, item in enumerate(items, 1):
+            if item.run.parent is not None and item.run.parent not in states:
+                absent = NotFoundError(f"there is no run {item.run.parent} in your projects")
+                raise _of_line(absent, line, lines)
 
     def _check_after(self, caller: Caller, items: Sequence[Submission], *, lines: bool) -> None:
         """That all they come after is there, is theirs to see, and can still end as they want it."""
@@ -232,6 +251,14 @@ def _fingerprint(requests: Sequence[RunRequest]) -> str:
     """What tells two requests under one idempotency key apart."""
     prints = [submission.fingerprint(request) for request in requests]
     return prints[0] if len(prints) == 1 else hashlib.sha256(json.dumps(prints).encode()).hexdigest()
+
+
+def _with_seed(item: Submission) -> Submission:
+    """Every run has one, so that any can be repeated with it; only its own words may ask for another."""
+    if item.run.seed is not None:
+        return item
+    run = item.run.model_copy(update={"seed": secrets.randbelow(MAX_SEED + 1)})
+    return item.model_copy(update={"run": run})
 
 
 def _of_line(error: LabclusterError, line: int, lines: bool) -> LabclusterError:

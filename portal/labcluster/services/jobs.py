@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from labcluster.models import labels, quantities
 from labcluster.models.runs import Run, RunView
 from labcluster.models.settings import JobSettings
 from labcluster.services.nodes import GPU
+from labcluster.services.parameters import fill
 
 CONTAINER = "run"
 _TOOLS = "/labcluster"
@@ -106,6 +108,7 @@ def _pod(run: Run, settings: JobSettings, registry: str) -> dict[str, Any]:
     lab = {"name": "lab", "mountPath": "/lab"}
     small = {"cpu": "100m", "memory": "64Mi"}
     gang = {"subdomain": GANG_SERVICE} if run.nodes > 1 else {}
+    command = fill(run.command, run.params)
     repository = run.image.removeprefix(f"{registry}/").split(":", 1)[0]
     return {
         **gang,
@@ -127,7 +130,8 @@ def _pod(run: Run, settings: JobSettings, registry: str) -> dict[str, Any]:
             {
                 "name": "prepare",
                 "image": settings.runner_image,
-                "command": ["/labrun", "prepare"],
+                # With the command as it is started: run.json has it as it was given.
+                "command": ["/labrun", "prepare", "--", *map(_literal, command)],
                 "env": _env({**_own_env(run, settings), "LABCLUSTER_RUN": _run_json(run)}, run, init=True),
                 "resources": {"requests": small, "limits": small},
                 "securityContext": _locked(),
@@ -140,8 +144,8 @@ def _pod(run: Run, settings: JobSettings, registry: str) -> dict[str, Any]:
             {
                 "name": CONTAINER,
                 "image": f"{registry}/{repository}@{run.image_digest}",
-                "command": [f"{_TOOLS}/labrun", "exec", "--", *map(_literal, run.command)],
-                "workingDir": run.workdir,
+                "command": [f"{_TOOLS}/labrun", "exec", "--", *map(_literal, command)],
+                "workingDir": workdir(run),
                 "env": _env({**run.env, **_own_env(run, settings)}, run),
                 "resources": {"requests": requests, "limits": limits},
                 "securityContext": _locked(),
@@ -157,6 +161,13 @@ def _pod(run: Run, settings: JobSettings, registry: str) -> dict[str, Any]:
     }
 
 
+def workdir(run: Run) -> str:
+    """Where the command starts: in the run's own copy of the code, if it was captured."""
+    if run.code is None:
+        return run.workdir
+    return posixpath.join(run.directory, "code", run.code.subdir).rstrip("/")
+
+
 def warning_seconds(time_seconds: int, settings: JobSettings) -> int:
     """How long before its time limit a run gets SIGTERM: a tenth of the limit, within 1 s and the setting."""
     return max(1, min(settings.warning_seconds, time_seconds // 10))
@@ -168,6 +179,8 @@ def _own_env(run: Run, settings: JobSettings) -> dict[str, str]:
     if run.time_seconds:
         more["LABCLUSTER_TIME_SECONDS"] = str(run.time_seconds)
         more["LABCLUSTER_WARNING_SECONDS"] = str(warning_seconds(run.time_seconds, settings))
+    if run.seed is not None:
+        more["LABCLUSTER_SEED"] = str(run.seed)
     if run.array_index is not None:
         more["LABCLUSTER_ARRAY_ID"] = str(run.array_id)
         more["LABCLUSTER_ARRAY_INDEX"] = str(run.array_index)
@@ -187,6 +200,10 @@ def _own_env(run: Run, settings: JobSettings) -> dict[str, str]:
         "LABCLUSTER_RUN_ID": run.id,
         "LABCLUSTER_RUN_DIR": run.directory,
         "LABCLUSTER_ARTIFACTS_DIR": f"{run.directory}/artifacts",
+        "LABCLUSTER_ARTIFACTS": f"{run.directory}/artifacts",
+        "LABCLUSTER_METRICS": f"{run.directory}/metrics.jsonl",
+        "LABCLUSTER_PARAMS": json.dumps(run.params, separators=(",", ":")),
+        "LABCLUSTER_SUBMIT_DIR": run.workdir,
         "LABCLUSTER_PROJECT": run.project,
         "HOME": run.env.get("HOME", home),
         "USER": run.user,

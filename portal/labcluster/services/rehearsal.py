@@ -12,7 +12,10 @@ from labcluster.models.runs import NewRun
 _SECONDS = 20.0
 _MAX_SHAPES = 10_000
 # What no policy looks at: the user's own words, and how the run stands to others. All else makes a shape.
-_OWN = frozenset({"name", "command", "workdir", "env", "after", "array_index", "array_size"})
+_OWN = frozenset(
+    {"name", "command", "workdir", "env", "after", "array_index", "array_size"}
+    | {"code", "params", "seed", "data", "parent"}
+)
 
 
 class Rehearsals:

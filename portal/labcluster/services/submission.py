@@ -25,11 +25,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _RESERVED_ENV = ("LABCLUSTER_", "NVIDIA_VISIBLE_DEVICES", "KUBERNETES_")
 _MAX_TEXT = 128 * 1024
+_MAX_PARAMS = 32 * 1024
 
 
 def fingerprint(request: RunRequest) -> str:
     """What tells two requests under one idempotency key apart."""
-    body = json.dumps(request.model_dump(exclude={"idempotency_key"}), sort_keys=True)
+    # A script that asks once more may have changed its own folder meanwhile: it still means the same run.
+    body = json.dumps(request.model_dump(exclude={"idempotency_key", "code"}), sort_keys=True)
     return hashlib.sha256(body.encode()).hexdigest()
 
 
@@ -44,14 +46,18 @@ def check(
 ) -> Submission:
     """The request with every name resolved, or the error that says what is wrong with it.
 
-    Only what it comes after is not looked at: that is in the run table.
+    Only its parent and what it comes after are not looked at: they are in the run table.
     """
     memberships = view.memberships(user)
     command = _command(request.command)
     project = choose_project(request.project, user, memberships, view)
     member = memberships[project.name]
     name = _name(request.name, command)
-    workdir = _workdir(request.workdir, user, memberships)
+    if request.code is None:
+        workdir = _place("working directory", request.workdir, user, memberships)
+    else:
+        _below(request.code.subdir)
+        workdir = _absolute("working directory", request.workdir)
     env = _env(request.env)
     _resources(request, project, view, limits)
     reference, digest = images.resolve(registry, request.image or default_image, project.name, default_image)
@@ -78,6 +84,11 @@ def check(
         after=tuple(dict.fromkeys(request.after)),
         array_size=len(array.indices) if array else None,
         env=env,
+        code=request.code,
+        params=_params(request.params),
+        seed=request.seed,
+        data=tuple(dict.fromkeys(_place("--data", path, user, memberships) for path in request.data)),
+        parent=request.parent,
     )
     waits = None
     for after in run.after:
@@ -133,22 +144,40 @@ def _name(name: str | None, command: Sequence[str]) -> str:
     return name
 
 
-def _workdir(workdir: str, user: str, memberships: Mapping[str, Member]) -> str:
+def _absolute(what: str, path: str) -> str:
+    if not path.startswith("/") or "\0" in path:
+        raise UsageError(f"{what} {path!r}: give an absolute path under /lab")
+    return "/" + posixpath.normpath(path).lstrip("/")
+
+
+def _place(what: str, wanted: str, user: str, memberships: Mapping[str, Member]) -> str:
     """Only what a pod can see and this user may use; that it exists is seen when the run starts."""
-    path = posixpath.normpath(workdir)
-    if not workdir.startswith("/") or "\0" in workdir:
-        raise UsageError(f"working directory {workdir!r}: give an absolute path under /lab")
-    path = "/" + path.lstrip("/")
+    path = _absolute(what, wanted)
     visible = [f"/lab/home/{user}", f"/lab/scratch/{user}", "/lab/datasets"]
     visible += [f"/lab/projects/{project}" for project in sorted(memberships)]
     if any(path == place or path.startswith(place + "/") for place in visible):
         return path
     if path != "/lab" and not path.startswith("/lab/"):
         raise UsageError(
-            f"working directory {path} is not on the shared tree, so that a run cannot see it:"
+            f"{what} {path} is not on the shared tree, so that a run cannot see it:"
             f" go to /lab/home/{user} or to your project's place under /lab/projects"
         )
-    raise UsageError(f"working directory {path} is not one of yours: go under {', '.join(visible)}")
+    raise UsageError(f"{what} {path} is not one of yours: go under {', '.join(visible)}")
+
+
+def _below(subdir: str) -> None:
+    if subdir and (posixpath.normpath(subdir) != subdir or subdir.startswith(("/", "..")) or "\0" in subdir):
+        raise UsageError(f"the code starts in {subdir!r}, which is no folder below its root")
+
+
+def _params(params: Mapping[str, str]) -> dict[str, str]:
+    for name, value in params.items():
+        if "\0" in value:
+            raise UsageError(f"--set {name}: its value has a NUL character in it")
+    # They reach the command as one variable, of which Linux takes 128 KiB.
+    if sum(len(name) + len(value) for name, value in params.items()) > _MAX_PARAMS:
+        raise UsageError(f"the parameters are larger than {_MAX_PARAMS // 1024} KiB: put them into a file")
+    return dict(params)
 
 
 def _env(env: Mapping[str, str]) -> dict[str, str]:

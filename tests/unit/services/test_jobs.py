@@ -106,6 +106,30 @@ def test_command_reaches_the_program_letter_by_letter(lab: Any) -> None:
     assert env(container)["A"] == "$$(B)"
 
 
+def test_parameters_take_their_places_in_the_command_and_other_braces_stay(lab: Any) -> None:
+    command = ["bash", "-c", "train --lr={lr} --name {name} ${lr} {x} {{lr}} '{}'"]
+    run = lab.submit(command=command, params={"lr": "0.1", "name": "$a"}, seed=7)
+    assert run.command == tuple(command), "the table keeps the places, so that a rerun can fill them anew"
+    spec = pod(lab.cluster.jobs[run.namespace, run.job_name])
+    words = spec["containers"][0]["command"][3:]
+    filled = "train --lr=0.1 --name $a ${lr} {x} {0.1} '{}'"
+    assert [word.replace("$$", "$") for word in words] == ["bash", "-c", filled]
+    assert spec["initContainers"][0]["command"] == ["/labrun", "prepare", "--", *words]
+    mine = env(spec["containers"][0])
+    assert json.loads(mine["LABCLUSTER_PARAMS"].replace("$$", "$")) == {"lr": "0.1", "name": "$a"}
+    assert mine["LABCLUSTER_SEED"] == "7"
+
+
+def test_run_with_code_starts_in_its_own_copy(lab: Any) -> None:
+    code = {"digest": "a" * 64, "root": "/lab/home/ada/net", "subdir": "src/net"}
+    spec = pod(made(lab, code=code, workdir="/lab/home/ada/net/src/net"))
+    container = spec["containers"][0]
+    assert container["workingDir"] == "/lab/projects/vision/runs/1_0_train/code/src/net"
+    assert env(container)["LABCLUSTER_SUBMIT_DIR"] == "/lab/home/ada/net/src/net"
+    plain = pod(made(lab, code=code | {"subdir": ""}, workdir="/tmp/net"))["containers"][0]
+    assert plain["workingDir"] == "/lab/projects/vision/runs/2_0_train/code"
+
+
 def test_run_without_gpus_sees_none(lab: Any) -> None:
     spec = pod(made(lab, gpus=0))
     assert env(spec["containers"][0])["NVIDIA_VISIBLE_DEVICES"] == "void"

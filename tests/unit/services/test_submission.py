@@ -17,6 +17,8 @@ from labcluster.errors import (
 from labcluster.models.callers import Caller
 from labcluster.models.runs import RunState
 
+CODE = {"digest": "a" * 64, "root": "/tmp/net"}
+
 
 @pytest.mark.parametrize(
     ("changes", "kind", "says"),
@@ -54,6 +56,16 @@ from labcluster.models.runs import RunState
         ({"env": {"LABCLUSTER_RUN_ID": "x"}}, UsageError, "set by the cluster"),
         ({"env": {"NVIDIA_VISIBLE_DEVICES": "all"}}, UsageError, "set by the cluster"),
         ({"time_seconds": 10**8}, UsageError, "at most 30 days"),
+        ({"data": ["/lab/home/bo/set"]}, UsageError, "--data /lab/home/bo/set is not one of yours"),
+        ({"data": ["/tmp/set"]}, UsageError, "--data /tmp/set is not on the shared tree"),
+        ({"params": {"a": "x\0"}}, UsageError, "--set a: its value has a NUL"),
+        ({"params": {f"p{n}": "x" * 5000 for n in range(8)}}, UsageError, "larger than 32 KiB"),
+        ({"parent": "speech-1"}, NotFoundError, "no run speech-1 in your projects"),
+        ({"parent": "vision-1"}, NotFoundError, "no run vision-1 in your projects"),
+        ({"parent": "vision"}, NotFoundError, "no run vision in your projects"),
+        ({"code": CODE | {"subdir": "../other"}}, UsageError, "no folder below its root"),
+        ({"code": CODE | {"subdir": "a/./b"}}, UsageError, "no folder below its root"),
+        ({"code": CODE, "workdir": "net"}, UsageError, "absolute path"),
     ],
 )
 def test_wrong_request_is_told_in_one_line_and_changes_nothing(
@@ -194,3 +206,48 @@ def test_commit_whose_answer_was_lost_is_found_again(lab: Any) -> None:
     run = lab.submit()
     assert list(lab.store.rows) == [run.id]
     assert lab.row(run).job_uid == "uid-run-vision-1"
+
+
+def test_every_run_has_a_seed_and_members_of_an_array_have_different_ones(lab: Any) -> None:
+    first, second = lab.submit(), lab.submit()
+    assert first.seed is not None
+    assert first.seed != second.seed
+    lab.submit(seed=2**31 - 2, array="1-3")
+    assert [row.seed for row in lab.store.members("vision", 3)] == [2**31 - 1, 0, 1]
+
+
+def test_check_draws_no_seed(lab: Any) -> None:
+    assert lab.runs.check(lab.ada, lab.request()).seed is None
+
+
+def test_run_from_captured_code_may_be_submitted_anywhere(lab: Any) -> None:
+    run = lab.submit(code=CODE, workdir="/tmp/net/")
+    assert (run.workdir, run.code.digest) == ("/tmp/net", "a" * 64)
+
+
+def test_rerun_knows_its_parent(lab: Any) -> None:
+    first = lab.submit(array="0-1")
+    assert lab.submit(parent=first.id).parent == "vision-1.0"
+    assert lab.submit(parent="vision-1").parent == "vision-1"
+
+
+def test_same_key_means_the_same_run_although_the_code_changed(lab: Any) -> None:
+    first = lab.submit(code=CODE, idempotency_key="key-again")
+    again = lab.submit(code=CODE | {"digest": "b" * 64}, idempotency_key="key-again")
+    assert (again.id, again.code.digest) == (first.id, "a" * 64)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": -1},
+        {"seed": 2**31},
+        {"params": {"a b": "x"}},
+        {"params": {"1": "x"}},
+        {"code": CODE | {"digest": "../../etc/passwd"}},
+        {"code": {"digest": "a" * 64}},
+    ],
+)
+def test_what_no_labctl_sends_is_refused(lab: Any, changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="validation error"):
+        lab.request(**changes)
