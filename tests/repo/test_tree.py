@@ -105,3 +105,13 @@ def test_every_yaml_file_can_be_read() -> None:
         loader = type("Loader", (yaml.SafeLoader,), {})
         loader.add_multi_constructor("!", lambda _loader, _suffix, _node: None)
         assert list(yaml.load_all(text, loader)) is not None, path
+
+
+def test_what_is_vendored_is_as_it_was_published() -> None:
+    sums = [path for path in FILES if path.name == "SHA256SUMS"]
+    assert sums
+    for path in sums:
+        subprocess.run(
+            ["sha256sum", "--check", "--strict", "--quiet", path.name], cwd=path.parent, check=True
+        )
+        assert {path.parent / "LICENSE", path.parent / "README.md"} <= set(FILES), path

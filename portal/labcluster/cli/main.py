@@ -23,6 +23,7 @@ SECTIONS = {
         "ls": ("labcluster.cli.ls", "List runs, newest first."),
         "show": ("labcluster.cli.show", "Show all that is known about a run."),
         "logs": ("labcluster.cli.logs", "Print what a run printed."),
+        "compare": ("labcluster.cli.compare", "Show what differs between runs, and what does not."),
         "cancel": ("labcluster.cli.cancel", "End runs that wait or run."),
         "shell": ("labcluster.cli.shell", "Open a shell inside your running run, or run a command there."),
         "attach": (
