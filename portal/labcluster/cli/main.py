@@ -36,6 +36,9 @@ SECTIONS = {
         ),
         "proxy": ("labcluster.cli.proxy", "Carry one ssh connection into a run; for ssh's ProxyCommand."),
     },
+    "Projects": {
+        "new": ("labcluster.cli.new", "Make a project of training code from the template."),
+    },
     "Cluster": {
         "queue": ("labcluster.cli.queue", "Show what runs and what waits, and why."),
         "nodes": ("labcluster.cli.nodes", "Show the nodes and what is free on them."),

@@ -14,14 +14,19 @@ from labcluster.cli.settings import load
 from labcluster.errors import UsageError
 
 
+def own_version() -> str:
+    """The version of labctl; `unknown` where it runs from files that were never installed."""
+    try:
+        return installed("labcluster")
+    except PackageNotFoundError:
+        return "unknown"
+
+
 @click.command()
 @json_option
 def command(as_json: bool) -> None:
     """Show versions and the portal in use."""
-    try:
-        own = installed("labcluster")
-    except PackageNotFoundError:
-        own = "unknown"
+    own = own_version()
     try:
         portal: str | None = load().portal
     except UsageError:
