@@ -23,8 +23,8 @@ PROBERS = [("ada", "vision"), ("ada", "vision"), ("bo", "speech"), ("ada", "shar
 # An address of the internet, and the metadata service of clouds: both played by the login node's ssh.
 INTERNET, METADATA = "203.0.113.7", "169.254.169.254"
 SEEN_SECONDS = 60
-# Portal: its Service and its pod. MLflow likewise.
-_APP_PORTS = ("443", "8443", "5000")
+# Portal: its Service and its pod.
+_APP_PORTS = ("443", "8443")
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,7 @@ def _said(user: Any, run: str, word: str) -> list[str]:
 
 
 def allowed(name: str, own: list[str]) -> bool:
-    """What a pod of a project may open: names, the portal, MLflow, the internet, and itself."""
+    """What a pod of a project may open: names, the portal, the internet, and itself."""
     kind, what, _, host, port = name.split()
     if kind == "run":
         return host in own
@@ -216,7 +216,7 @@ def allowed(name: str, own: list[str]) -> bool:
         namespace, app = what.split("/")
         if namespace == "kube-system":
             return app.startswith(("kube-dns", "coredns")) and port == "53"
-        return namespace == "labcluster" and app.startswith(("portal", "mlflow")) and port in _APP_PORTS
+        return namespace == "labcluster" and app.startswith("portal") and port in _APP_PORTS
     return (kind, what) == ("outside", "internet")
 
 

@@ -35,6 +35,7 @@ def clients(site: Any, infra: Callable[[str], Host]) -> dict[str, Host]:
         ("/lab/datasets", 0, 0o755),
         ("/lab/scratch", 0, 0o755),
         ("/lab/registry", 10103, 0o700),
+        ("/lab/mlflow", 10106, 0o700),
     ],
 )
 def test_the_tree_has_its_folders(server: Host, path: str, owner: int, mode: int) -> None:

@@ -35,9 +35,19 @@ class BrowserLogin:
 
 
 @dataclass(frozen=True)
+class PodOwner:
+    """Whose a pod is, as its labels say, which admission guarantees."""
+
+    user: str
+    project: str
+
+
+@dataclass(frozen=True)
 class Caller:
     """The user behind a request."""
 
     user: str
     uid: int
     admin: bool = False
+    #: The one project in which he may do something, when a pod of his asks.
+    project: str | None = None

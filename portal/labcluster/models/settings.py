@@ -97,6 +97,14 @@ class LoginSettings(_Section):
     api_ca_file: Path
 
 
+class MlflowSettings(_Section):
+    """The experiment record's server, which believes nobody but us."""
+
+    url: str = Field(description="where we reach it; in the cluster its Service")
+    ca_file: Path
+    key_file: Path = Field(description="Ed25519 key in PEM that signs our word for who asks")
+
+
 class JobSettings(_Section):
     """What every run's Job is made with."""
 
@@ -151,6 +159,7 @@ class PortalSettings(_Section):
     )
     munge_socket: Path = Path("/run/munge/munge.socket")
     login: LoginSettings | None = None
+    mlflow: MlflowSettings | None = None
     public_page: bool = Field(False, description="whether runs are shown to who has not logged in")
     kubeconfig: Path | None = Field(None, description="only outside a cluster")
 

@@ -29,6 +29,8 @@ GROUPS: dict[str, str] = {
 ADMIN_UIDS = range(10000, 20000)
 #: A secret shorter than this can be guessed.
 MIN_SECRET_LENGTH = 16
+# What the 32 bytes of an Ed25519 key have before them in PKCS #8 (RFC 8410).
+_ED25519_PKCS8 = bytes.fromhex("302e020100300506032b657004220420")
 
 
 def _dns_label(value: str) -> str:
@@ -107,6 +109,19 @@ def _base64_of(size: int) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _ed25519(value: SecretStr) -> SecretStr:
+    try:
+        found = base64.b64decode(value.get_secret_value(), validate=True)
+    except binascii.Error:
+        found = b""
+    if len(found) != len(_ED25519_PKCS8) + 32 or not found.startswith(_ED25519_PKCS8):
+        raise ValueError(
+            "is no Ed25519 key in base64: make one with"
+            " `openssl genpkey -algorithm ed25519 -outform DER | openssl base64 -A`"
+        )
+    return value
+
+
 DnsLabel = Annotated[str, AfterValidator(_dns_label)]
 DnsName = Annotated[str, AfterValidator(_dns_name)]
 UserName = Annotated[str, AfterValidator(_user_name)]
@@ -166,6 +181,10 @@ class Secrets(_Model):
     dex_portal_secret: Secret = Field(description="the portal as a client of Dex")
     portal_session_key: Secret = Field(description="what the portal signs the cookies of browsers with")
     registry_node_password: Secret = Field(description="the nodes' credential at the registry (pulls)")
+    postgresql_mlflow_password: Secret = Field(description="MLflow's PostgreSQL role")
+    mlflow_signing_key: Annotated[SecretStr, AfterValidator(_ed25519)] = Field(
+        description="what the portal signs its word to MLflow with: an Ed25519 key, PKCS #8, in base64"
+    )
     munge_key: Annotated[SecretStr, _base64_of(128)] = Field(description="munge key, 128 bytes in base64")
     etcd_encryption_key: Annotated[SecretStr, _base64_of(32)] = Field(
         description="key that encrypts Kubernetes Secrets at rest, 32 bytes in base64"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from labcluster.errors import NotAllowedError, NotAuthenticatedError
-from labcluster.models.callers import BrowserLogin, Caller, Credential, TokenOwner
+from labcluster.models.callers import BrowserLogin, Caller, Credential, PodOwner, TokenOwner
 from labcluster.models.settings import Admin
 from labcluster.services.ports import ClusterView
 
@@ -29,6 +29,16 @@ class TokenVerifier(Protocol):
 
     def owner(self, token: str, audiences: Collection[str]) -> TokenOwner:
         """NotAuthenticatedError if it is forged, expired or meant for others."""
+
+
+class PodTokens(Protocol):
+    """Tokens that the kubelet puts into the pods of runs."""
+
+    def recognises(self, token: str) -> bool:
+        """Whether this looks like a pod's token and not like one of Dex; proves nothing."""
+
+    def owner(self, token: str) -> PodOwner:
+        """NotAuthenticatedError if it is forged, expired, meant for others, or its pod is gone."""
 
 
 class BrowserLogins(Protocol):
@@ -55,6 +65,7 @@ class Authenticator:
         admins: Sequence[Admin],
         tokens: TokenVerifier | None = None,
         audiences: Collection[str] = (),
+        pods: PodTokens | None = None,
     ) -> None:
         self._decoder = decoder
         self._view = view
@@ -64,12 +75,17 @@ class Authenticator:
         self._admins = {admin.uid: admin.name for admin in admins}
         self._tokens = tokens
         self._audiences = audiences
+        self._pods = pods
 
-    def authenticate(self, authorization: str | None, method: str, target: str, body: bytes) -> Caller:
-        """The caller, by the request's Authorization header."""
+    def authenticate(
+        self, authorization: str | None, method: str, target: str, body: bytes, *, pods: bool = False
+    ) -> Caller:
+        """The caller, by the request's Authorization header; `pods`: a pod's token is good here too."""
         scheme, _, credential = (authorization or "").strip().partition(" ")
         if scheme.lower() == MUNGE and credential:
             return self._by_munge(credential.strip(), method, target, body)
+        if pods and scheme.lower() == BEARER and self._pods and self._pods.recognises(credential.strip()):
+            return self._by_pod(self._pods.owner(credential.strip()))
         if scheme.lower() == BEARER and credential and self._tokens is not None:
             return self.member(self._tokens.owner(credential.strip(), self._audiences).user)
         elsewhere = ", or labctl login elsewhere" if self._tokens is not None else ""
@@ -84,6 +100,13 @@ class Authenticator:
                 f"{user} is no member of this cluster (any more): ask your administrator for an account"
             )
         return Caller(user, uid)
+
+    def _by_pod(self, owner: PodOwner) -> Caller:
+        """A run acts for its user in its own project, as long as he is a member of it."""
+        member = self._view.memberships(owner.user).get(owner.project)
+        if member is None:
+            raise NotAllowedError(f"{owner.user} is no member of project {owner.project} (any more)")
+        return Caller(owner.user, member.uid, project=owner.project)
 
     def _by_munge(self, credential: str, method: str, target: str, body: bytes) -> Caller:
         """A credential is bound to method, path, query and body, so that whoever sees one cannot use it

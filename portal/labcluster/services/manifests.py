@@ -290,7 +290,7 @@ def _cluster_queue(project: Project) -> Object:
 
 
 def _network_policy(inside: Mapping[str, str], outside: Iterable[OutsideNetwork]) -> Object:
-    """Nobody reaches a project's pods, not even its own; they reach names, the portal, MLflow and `outside`.
+    """Nobody reaches a project's pods, not even its own; they reach names, the portal and `outside`.
 
     The pods of one run talk to one another by a policy that is made with the run.
     """
@@ -312,7 +312,6 @@ def _network_policy(inside: Mapping[str, str], outside: Iterable[OutsideNetwork]
                     "to": [_pods_of(SYSTEM_NAMESPACE, "app.kubernetes.io/name", "portal")],
                     "ports": [{"port": PORTAL_PORT, "protocol": "TCP"}],
                 },
-                {"to": [_pods_of(SYSTEM_NAMESPACE, "app.kubernetes.io/name", "mlflow")]},
                 *map(_outside, outside),
             ],
         },

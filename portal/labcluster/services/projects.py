@@ -17,11 +17,12 @@ from labcluster.models.projects import (
     ProjectView,
     removed_folder,
 )
+from labcluster.services.experiments import RESERVED as RESERVED_BY_MLFLOW
 from labcluster.services.leaving import RunTable, cancel
 from labcluster.services.members import DirectoryStore, lowest_free, require_member
 
-# Folders of the registry that belong to no project.
-_RESERVED = frozenset({"common", "labcluster"})
+# Folders of the registry that belong to no project, and names that MLflow has for itself.
+_RESERVED = frozenset({"common", "labcluster"}) | RESERVED_BY_MLFLOW
 
 
 class ProjectStore(Protocol):
@@ -40,7 +41,7 @@ def validate_project_name(name: str) -> None:
             "with a letter or digit"
         )
     if name in _RESERVED:
-        raise UsageError(f"project name {name!r} is taken by the registry; choose another")
+        raise UsageError(f"project name {name!r} is taken by the cluster itself; choose another")
 
 
 def ensure_project(

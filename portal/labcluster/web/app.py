@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -10,11 +11,15 @@ from pathlib import Path
 from fastapi import FastAPI, Response
 from fastapi.responses import PlainTextResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.datastructures import Headers
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labcluster.errors import LabclusterError, UsageError
-from labcluster.web import access, account, admin, api, login, pages, problems, registry, usage
+from labcluster.services.authentication import MUNGE
+from labcluster.services.experiments import MAX_BODY as MAX_EXPERIMENT_BODY
+from labcluster.services.experiments import PREFIX, is_upload
+from labcluster.web import access, account, admin, api, login, mlflow, pages, problems, registry, usage
 from labcluster.web.wiring import Portal, PortalOf
 
 MAX_BODY = 1024 * 1024
@@ -37,6 +42,8 @@ def create_app(portal: Portal) -> FastAPI:
         portal.background.start()
         yield
         portal.background.stop()
+        if portal.experiments is not None:
+            await portal.experiments.upstream.close()
 
     app = FastAPI(
         title="labcluster",
@@ -56,6 +63,7 @@ def create_app(portal: Portal) -> FastAPI:
     app.include_router(registry.router)
     app.include_router(pages.router)
     app.include_router(login.router)
+    app.include_router(mlflow.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     problems.install(app)
     if portal.login is not None:
@@ -97,7 +105,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        most = MAX_BULK_BODY if scope["path"].startswith(_BULK) else MAX_BODY
+        most = _most(scope)
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if not length.isdigit() or int(length) > most:
             await problems.respond(_too_large(most))(scope, receive, send)
@@ -114,10 +122,25 @@ class Guard:
 
         async def completed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *_HEADERS]
+                said = {name for name, _ in message["headers"]}
+                message["headers"] = [
+                    *message["headers"],
+                    *(item for item in _HEADERS if item[0] not in said),
+                ]
             await send(message)
 
         await self._app(scope, counted, completed)
+
+
+def _most(scope: Scope) -> int:
+    """How many bytes a request may have."""
+    path = scope["path"]
+    if not path.startswith(PREFIX):
+        return MAX_BULK_BODY if path.startswith(_BULK) else MAX_BODY
+    if Headers(scope=scope).get("authorization", "").lower().startswith(MUNGE):
+        return MAX_BODY  # read as a whole, before anything is proven
+    # Artifacts are as large as the storage lets them be.
+    return sys.maxsize if is_upload(scope["method"], path) else MAX_EXPERIMENT_BODY
 
 
 def _too_large(most: int) -> UsageError:

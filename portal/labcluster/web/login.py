@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from labcluster.errors import LabclusterError, NotFoundError
 from labcluster.models.callers import BrowserLogin
 from labcluster.web.pages import trouble_page
-from labcluster.web.wiring import Login, PortalOf, portal_of, require_same_origin
+from labcluster.web.wiring import NEXT, Login, PortalOf, portal_of, require_same_origin
 
 router = APIRouter()
 
@@ -83,9 +83,10 @@ def finish(request: Request, portal: PortalOf, login: LoginOf, state: str = "", 
         caller = portal.authenticator.member(login.browser.finish(expected, state, code).user)
     except LabclusterError as error:
         return trouble_page(request, portal, error)
+    wanted = request.session.get(NEXT, "/")
     request.session.clear()
     request.session["user"] = caller.user
-    return RedirectResponse("/", 303)
+    return RedirectResponse(wanted, 303)
 
 
 @router.post("/logout", include_in_schema=False, dependencies=[Depends(login_of)])

@@ -62,6 +62,7 @@ def start_page(request: Request, portal: PortalOf) -> Response:
         "nodes": nodes,
         "waiting": waiting,
         "active": len(queue) - waiting,
+        "experiments": _experiments(portal, context["user"]),
         "gpus": sum(node.gpus for node in nodes),
         "gpus_free": sum(node.gpus - node.gpus_used for node in nodes if node.ready),
     }
@@ -77,6 +78,11 @@ def trouble_page(request: Request, portal: Portal, error: LabclusterError, *, li
 def _frame(request: Request, portal: Portal) -> dict[str, object]:
     """What every page shows around its content."""
     return {"cluster": portal.cluster, "user": _user(request, portal), "login": portal.login is not None}
+
+
+def _experiments(portal: Portal, user: object) -> list[str]:
+    """The projects whose experiment record the user may open."""
+    return portal.experiments.service.projects(user) if portal.experiments and isinstance(user, str) else []
 
 
 def _user(request: Request, portal: Portal) -> str | None:

@@ -17,8 +17,10 @@ from starlette.requests import HTTPConnection
 from labcluster.adapters.exec import KubeExec
 from labcluster.adapters.kube import KubeApi, KubeJobs, KubeLogs
 from labcluster.adapters.ldap import LdapDirectory
+from labcluster.adapters.mlflow import AssertionSigner, MlflowUpstream
 from labcluster.adapters.munge import MungeDecoder
 from labcluster.adapters.oidc import DexLogins, DexTokens
+from labcluster.adapters.pods import KubePodTokens
 from labcluster.adapters.postgres import PostgresRuns, connect
 from labcluster.adapters.projects import KubeProjects
 from labcluster.adapters.registry import HttpRegistry
@@ -27,17 +29,22 @@ from labcluster.adapters.view import KubeView
 from labcluster.errors import NotAllowedError, UnreachableError
 from labcluster.models.callers import Caller
 from labcluster.models.members import Member
-from labcluster.models.settings import LoginSettings, PortalSettings
+from labcluster.models.settings import LoginSettings, MlflowSettings, PortalSettings
 from labcluster.services.access import AccessService, ExecApi, Sessions
 from labcluster.services.authentication import Authenticator, BrowserLogins
+from labcluster.services.experiments import ExperimentService
 from labcluster.services.jobs import CONTAINER
 from labcluster.services.leaving import RunTable
 from labcluster.services.manifests import SHELL_GROUP
 from labcluster.services.members import CachedDirectory, DirectoryStore
+from labcluster.services.ports import ClusterView
 from labcluster.services.projects import ProjectStore
 from labcluster.services.registry import RegistryService
 from labcluster.services.runs import RunService
 from labcluster.services.usage import UsageService
+
+#: Where a session keeps what its browser wanted to see before the login.
+NEXT = "next"
 
 # Readers of logs wait in threads of their own, so that they can never use up those of the requests.
 _MAX_LOG_READERS = 256
@@ -83,6 +90,14 @@ class Login:
 
 
 @dataclass(frozen=True)
+class Experiments:
+    """What opens the experiment record."""
+
+    service: ExperimentService
+    upstream: MlflowUpstream
+
+
+@dataclass(frozen=True)
 class Portal:
     """All that the routes use."""
 
@@ -99,6 +114,7 @@ class Portal:
     log_readers: CapacityLimiter
     entrance: Entrance
     login: Login | None = None
+    experiments: Experiments | None = None
     job_makers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_MAX_JOB_MAKERS))
 
 
@@ -166,6 +182,7 @@ def build(settings: PortalSettings) -> Portal:
             admins=settings.admins,
             tokens=tokens,
             audiences=(login.settings.clients.login_node, login.settings.clients.elsewhere) if login else (),
+            pods=KubePodTokens(api),
         ),
         administration=administration,
         background=view,
@@ -175,7 +192,13 @@ def build(settings: PortalSettings) -> Portal:
         log_readers=CapacityLimiter(_MAX_LOG_READERS),
         entrance=Entrance(AccessService(runs, view), KubeExec(api, SHELL_GROUP), Sessions()),
         login=login,
+        experiments=_experiments(settings.mlflow, view) if settings.mlflow else None,
     )
+
+
+def _experiments(settings: MlflowSettings, view: ClusterView) -> Experiments:
+    service = ExperimentService(view, AssertionSigner(settings.key_file))
+    return Experiments(service, MlflowUpstream(settings))
 
 
 def _enabled(member: Member | None) -> Member | None:
