@@ -42,6 +42,8 @@ labels:
   "limits" $limits
   "default_image" $v.defaultImage
   "admins" $admins
+  "mlflow" (dict
+    "url" (printf "https://mlflow.%s:5000" $svc) "ca_file" $ca "key_file" "/etc/labcluster/mlflow/key.pem")
   "munge_socket" "/run/munge/munge.socket"
   "login" (eq .ldapUser "portal" | ternary $login nil)
   "public_page" $v.publicPage
@@ -70,6 +72,8 @@ labels:
     items: [{key: {{ .ldapUser }}, path: password}]
 - name: registry
   secret: {secretName: registry-credential}
+- name: mlflow
+  secret: {secretName: mlflow-signing}
 {{- end }}
 
 {{- define "portal.volumeMounts" -}}
@@ -79,4 +83,5 @@ labels:
 - {name: database, mountPath: /etc/labcluster/database, readOnly: true}
 - {name: ldap, mountPath: /etc/labcluster/ldap, readOnly: true}
 - {name: registry, mountPath: /etc/labcluster/registry, readOnly: true}
+- {name: mlflow, mountPath: /etc/labcluster/mlflow, readOnly: true}
 {{- end }}
