@@ -28,34 +28,31 @@ _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Folder:
-    """A folder that nothing leads out of; `below` must be relative, without `..`."""
+    """A folder below another one, which nothing leads out of; `below` is relative, without `..`.
+
+    Nothing is held open, so that a thousand of them can be read.
+    """
 
     def __init__(self, base: Path, below: str) -> None:
-        """Opens it; OSError as the system says, NotADirectoryError for a link."""
-        handle = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.handle = self._descend(handle, PurePosixPath(below))
+        self._base, self._below = base, below
 
-    @staticmethod
-    def _descend(handle: int, path: PurePosixPath) -> int:
-        for part in path.parts:
-            if part in ("..", "/"):
-                os.close(handle)
-                raise NotADirectoryError(f"{path} leads elsewhere")
+    def enter(self, inner: str = ".") -> int:
+        """A handle of it or of a folder in it; OSError as the system says, NotADirectoryError for a link."""
+        handle = os.open(self._base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        for part in PurePosixPath(self._below, inner).parts:
             try:
-                inner = os.open(part, _FOLDER, dir_fd=handle)
+                if part in ("..", "/"):
+                    raise NotADirectoryError(f"{inner} leads elsewhere")
+                following = os.open(part, _FOLDER, dir_fd=handle)
             finally:
                 os.close(handle)
-            handle = inner
+            handle = following
         return handle
-
-    def close(self) -> None:
-        """Let it go."""
-        os.close(self.handle)
 
     def open(self, name: str) -> BinaryIO:
         """A regular file; OSError for anything else, with the reason."""
         path = PurePosixPath(name)
-        handle = self._descend(os.dup(self.handle), path.parent)
+        handle = self.enter(str(path.parent))
         try:
             file = os.open(path.name, _FILE, dir_fd=handle)
         finally:
@@ -70,7 +67,7 @@ class Folder:
         files: list[FileEntry] = []
         left: list[str] = []
         try:
-            top = self._descend(os.dup(self.handle), PurePosixPath(folder))
+            top = self.enter(folder)
         except OSError:
             return files, left
         try:
@@ -99,10 +96,7 @@ class RunFolder:
         base = directory.parents[2]
         self._folder = Folder(base, str(directory.relative_to(base)))
         self._complaints: list[str] = []
-
-    def close(self) -> None:
-        """Let it go."""
-        self._folder.close()
+        os.close(self._folder.enter())
 
     def complaints(self) -> tuple[str, ...]:
         """What could not be read, and why."""
@@ -172,8 +166,7 @@ class Objects:
     """A project's object store: what it gives is what its name says, or nothing."""
 
     def __init__(self, project_folder: Path) -> None:
-        self._base = project_folder.parent
-        self._below = f"{project_folder.name}/capsules"
+        self._folder = Folder(project_folder.parent, f"{project_folder.name}/capsules")
 
     def read(self, digest: str, limit: int) -> bytes:
         """A whole object; OSError or ValueError where it is missing, too large, or not what it should be."""
@@ -185,11 +178,7 @@ class Objects:
 
     def open(self, digest: str) -> BinaryIO:
         """A verified object, to be read from its start."""
-        folder = Folder(self._base, self._below)
-        try:
-            file = folder.open(f"{digest[:2]}/{digest}")
-        finally:
-            folder.close()
+        file = self._folder.open(f"{digest[:2]}/{digest}")
         sha = hashlib.sha256()
         while block := file.read(_BLOCK):
             sha.update(block)

@@ -54,14 +54,9 @@ def command(runs: tuple[str, ...], everything: bool, code: bool, html: Path | No
         found = [*gathering.runs_of(portal, [parent], MAX_RUNS), *found]
         if len(found) == 1:
             raise UsageError(f"{found[0]['id']} is its own parent: name a second run")
-    with gathering.loaded(found) as runs_found:
-        from dataclasses import replace
-
-        comparison = replace(
-            compare([one.record for one in runs_found]),
-            code=gathering.code_changes(runs_found),
-            data=gathering.data_changes(runs_found),
-        )
+    loaded = [gathering.load(run) for run in found]
+    changes = gathering.code_changes(loaded), gathering.data_changes(loaded)
+    comparison = compare([one.record for one in loaded], *changes)
     if html is not None:
         from labcluster.cli.pages import comparison_page, write
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tarfile import TarError
@@ -16,7 +15,7 @@ from labcluster.cli import output
 from labcluster.errors import LabclusterError, UsageError
 from labcluster.models.records import DataVersion, Record
 from labcluster.services.comparison import FileChange, TreeChange, file_changes
-from labcluster.services.records import plain, plain_lines, read_record
+from labcluster.services.records import MAX_POINTS, plain, plain_lines, read_record
 
 if TYPE_CHECKING:
     from labcluster.adapters.portal import Portal
@@ -69,29 +68,15 @@ def runs_of(portal: Portal, ids: Sequence[str], most: int) -> list[dict[str, Any
     return list(found.values())
 
 
-@contextmanager
-def loaded(runs: Sequence[Mapping[str, Any]]) -> Iterator[list[Loaded]]:
-    """The runs' records; their directories stay open within."""
-    found: list[Loaded] = []
-    try:
-        for run in runs:
-            found.append(load(run))
-        yield found
-    finally:
-        for one in found:
-            if one.folder is not None:
-                one.folder.close()
-
-
-def load(run: Mapping[str, Any]) -> Loaded:
-    """One run's record."""
+def load(run: Mapping[str, Any], points: int = MAX_POINTS) -> Loaded:
+    """One run's record, with curves of at most so many points."""
     directory = Path(str(run["directory"]))
     try:
         folder = RunFolder(directory)
     except OSError as error:
         record = read_record(run, None)
         return Loaded(replace(record, unknown=(_why_not(run, directory, error),)), None)
-    return Loaded(read_record(run, folder), folder)
+    return Loaded(read_record(run, folder, points), folder)
 
 
 def _why_not(run: Mapping[str, Any], directory: Path, error: OSError) -> str:

@@ -24,6 +24,10 @@ SECTIONS = {
         "show": ("labcluster.cli.show", "Show all that is known about a run."),
         "logs": ("labcluster.cli.logs", "Print what a run printed."),
         "compare": ("labcluster.cli.compare", "Show what differs between runs, and what does not."),
+        "report": (
+            "labcluster.cli.report",
+            "Write a summary of a project's runs in Markdown, with tables and pictures.",
+        ),
         "cancel": ("labcluster.cli.cancel", "End runs that wait or run."),
         "shell": ("labcluster.cli.shell", "Open a shell inside your running run, or run a command there."),
         "attach": (

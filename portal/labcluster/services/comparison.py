@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from labcluster.models.records import Metric, Record
@@ -71,7 +71,7 @@ class Comparison:
     records: tuple[Record, ...]
     sections: tuple[Section, ...]
     code: tuple[TreeChange, ...] = ()
-    data: tuple[TreeChange, ...] = field(default=())
+    data: tuple[TreeChange, ...] = ()
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -123,8 +123,10 @@ def _summary(record: Record) -> dict[str, Any]:
     return {key: record.run.get(key) for key in (*keys, "directory", "parent")}
 
 
-def compare(records: Sequence[Record]) -> Comparison:
-    """Everything that the records say by themselves; code and data trees are added by who can read them."""
+def compare(
+    records: Sequence[Record], code: tuple[TreeChange, ...] = (), data: tuple[TreeChange, ...] = ()
+) -> Comparison:
+    """Everything that the records say, beside what somebody has found out about their code and data."""
     parts: list[tuple[str, Callable[[Record], Mapping[str, Value]]]] = [
         ("parameters", lambda record: record.parameters),
         ("metrics", _metric_values),
@@ -142,9 +144,8 @@ def compare(records: Sequence[Record]) -> Comparison:
         ("machine use", lambda record: _metric_values(record, system=True)),
         ("end", _end),
     ]
-    return Comparison(
-        tuple(records), tuple(section(title, [of(record) for record in records]) for title, of in parts)
-    )
+    sections = tuple(section(title, [of(record) for record in records]) for title, of in parts)
+    return Comparison(tuple(records), sections, code, data)
 
 
 def section(title: str, tables: Sequence[Mapping[str, Value]]) -> Section:

@@ -59,8 +59,8 @@ def _escape(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
 
 
-def read_record(run: Mapping[str, Any], files: RunFiles | None) -> Record:
-    """The record of one run; `files` is None where its directory is not on this machine."""
+def read_record(run: Mapping[str, Any], files: RunFiles | None, points: int = MAX_POINTS) -> Record:
+    """The record of one run, with curves of at most so many points; `files` if they are on this machine."""
     unknown: list[str] = []
     if files is None:
         return _of_portal(run, ("its files are not on this machine",))
@@ -74,7 +74,7 @@ def read_record(run: Mapping[str, Any], files: RunFiles | None) -> Record:
     command = tuple(fill(_words(arguments.get("command")) or base.command, given))
     packages = files.json("packages.json")
     packages = packages if isinstance(packages, dict) else {}
-    metrics = read_metrics(files, unknown)
+    metrics = read_metrics(files, unknown, points)
     result = texts(files.json("result.json"))
     parameters = {**argument_values(command), **given, **_seed({**run, **arguments})}
     return Record(
@@ -222,7 +222,7 @@ def _code(reference: Any, capsule: Any) -> CodeVersion | None:
 # --- metrics --------------------------------------------------------------------------------------
 
 
-def read_metrics(files: RunFiles, unknown: list[str]) -> dict[str, Metric]:
+def read_metrics(files: RunFiles, unknown: list[str], points: int) -> dict[str, Metric]:
     """Every metric of a run: as the recorder wrote them, else as the command itself did."""
     curves: dict[str, _Curve] = {}
     bad = 0
@@ -239,7 +239,7 @@ def read_metrics(files: RunFiles, unknown: list[str]) -> dict[str, Metric]:
                     if len(curves) >= MAX_METRICS:
                         dropped = True
                         continue
-                    curve = curves[key] = _Curve()
+                    curve = curves[key] = _Curve(points)
                 curve.add(point)
         if curves:
             break
@@ -300,7 +300,8 @@ def _step(entry: Mapping[str, Any]) -> float:
 class _Curve:
     """A metric while it is read, in bounded memory: every 2^n-th point is kept, and the last."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self.count = self.bad = 0
         self.first_bad: Point | None = None
         self.low: Point | None = None
@@ -312,7 +313,7 @@ class _Curve:
     def add(self, point: Point) -> None:
         if self.count % self.every == 0:
             self.points.append(point)
-            if len(self.points) >= MAX_POINTS:
+            if len(self.points) >= self.limit:
                 del self.points[1::2]
                 self.every *= 2
         self.count += 1
