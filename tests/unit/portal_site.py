@@ -14,14 +14,14 @@ from anyio.from_thread import BlockingPortal
 from exec_fakes import FakeExec
 from fastapi import FastAPI
 from labcluster.errors import NotAuthenticatedError, UnreachableError
-from labcluster.models.callers import BrowserLogin, TokenOwner
+from labcluster.models.callers import BrowserLogin, PodOwner, TokenOwner
 from labcluster.models.settings import Admin, LoginSettings
 from labcluster.services.access import AccessService, Sessions
 from labcluster.services.authentication import Authenticator, payload
 from labcluster.services.registry import RegistryService
 from labcluster.services.usage import UsageService
 from labcluster.web.app import create_app
-from labcluster.web.wiring import Administration, Entrance, Login, Portal
+from labcluster.web.wiring import Administration, Entrance, Experiments, Login, Portal
 from portal_fakes import FakeMunge
 from starlette.datastructures import Secret
 from usage_fakes import FakeUsage
@@ -67,6 +67,19 @@ class FakeDex:
         return TokenOwner(code)
 
 
+class FakePods:
+    """Tokens are `pod:<user>:<project>`."""
+
+    def recognises(self, token: str) -> bool:
+        return token.startswith("pod:")
+
+    def owner(self, token: str) -> PodOwner:
+        _, user, project = token.split(":")
+        if user == "forged":
+            raise NotAuthenticatedError("this token is not that of a run's pod")
+        return PodOwner(user, project)
+
+
 LOGIN = LoginSettings(
     issuer="https://dex",
     url="https://dex",
@@ -88,6 +101,7 @@ class Site:
         administration: Administration | None = None,
         *,
         public_page: bool = True,
+        experiments: Experiments | None = None,
     ) -> None:
         self.lab = lab
         self.munge = FakeMunge()
@@ -103,6 +117,7 @@ class Site:
             admins=[Admin(name="labadmin", uid=10000)],
             tokens=self.dex,
             audiences=["labctl", "labctl-laptop"],
+            pods=FakePods(),
         )
         self.portal = Portal(
             cluster="lab",
@@ -120,6 +135,7 @@ class Site:
             log_readers=CapacityLimiter(2),
             entrance=Entrance(AccessService(lab.runs, lab.cluster), self.exec, Sessions(of_one=2, of_all=3)),
             login=Login(LOGIN, self.dex, Secret("k" * 32), "portal"),
+            experiments=experiments,
         )
         self.client = Client(create_app(self.portal), loop)
         self.count = 0
