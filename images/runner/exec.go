@@ -78,10 +78,15 @@ func execMain(args []string) int {
 	where := place()
 	directory := where.directory
 	out := newTee(where)
+	calls, known := ownCalls(toolsPath())
+	if !known {
+		out.warn("MLflow does not answer now: what this run gives is kept, and delivered when it does")
+	}
+	watch := observe(where, args)
 	started := time.Now()
 	status := 0
 	var ended end
-	pid, output, err := start(args, environment(directory))
+	pid, output, err := start(args, environment(directory, calls))
 	if err != nil {
 		status = startFailure(out, args[0], err)
 	} else {
@@ -92,6 +97,7 @@ func execMain(args []string) int {
 		status = exitCode(ended.status)
 	}
 	finished := time.Now()
+	watch.stop()
 	out.close()
 	if ended.by == bySuccessor {
 		// The folder is the next attempt's now.
@@ -129,7 +135,7 @@ func execMain(args []string) int {
 }
 
 // environment completes what the portal gave; it never replaces a value.
-func environment(directory string) []string {
+func environment(directory string, more map[string]string) []string {
 	env := os.Environ()
 	add := func(name, value string) {
 		if _, found := os.LookupEnv(name); !found && value != "" {
@@ -138,6 +144,9 @@ func environment(directory string) []string {
 	}
 	if directory != "" {
 		add("LABCLUSTER_ARTIFACTS_DIR", filepath.Join(directory, "artifacts"))
+	}
+	for name, value := range more {
+		add(name, value)
 	}
 	// Python fills 8 KiB before it writes to a pipe: nobody could follow a training's log.
 	add("PYTHONUNBUFFERED", "1")

@@ -3,6 +3,8 @@
 //
 //	labrun prepare            in the init container: makes the run directory and records the run in it
 //	labrun exec -- COMMAND…   in the user's container, as PID 1: starts the command and keeps its record
+//	labrun record             in a sidecar: brings the record to MLflow, through the portal (record.go)
+//	labrun deliver DIR…       in a Job of its own: the same for ended runs, when MLflow was away
 //
 // What it produces in the run directory (design §4):
 //
@@ -12,6 +14,8 @@
 //	artifacts/    where the command leaves its results       prepare
 //	stdout.log    what the command printed, both streams     exec
 //	result.json   exit code, signal and times                exec
+//	node.json, packages.json, system.jsonl                   exec, observe.go
+//	recorded.jsonl, mlflow.json, .recorder.json              record
 //
 // The pods of a run on several nodes share the directory; the first keeps stdout.log and result.json, the
 // others rank-<n>.log and rank-<n>.json. A later attempt of a run goes on in the same directory (attempt.go).
@@ -30,6 +34,8 @@ import (
 
 const usage = `usage: labrun prepare [--to DIR]
        labrun exec -- COMMAND [ARGUMENT...]
+       labrun record [--tools DIR]
+       labrun deliver RUN-DIRECTORY...
 `
 
 // terminationLog is the file whose text Kubernetes keeps as the container's own last word; the portal
@@ -47,6 +53,10 @@ func run(arguments []string) int {
 			return prepareMain(arguments[1:])
 		case "exec":
 			return execMain(arguments[1:])
+		case "record":
+			return recordMain(arguments[1:])
+		case "deliver":
+			return deliverMain(arguments[1:])
 		case "help", "-h", "--help":
 			fmt.Print(usage)
 			return 0

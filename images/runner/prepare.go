@@ -90,6 +90,12 @@ func prepare(text, directory, to string) error {
 	if where.size > 1 {
 		awaitName(os.Getenv("MASTER_ADDR"))
 	}
+	// For the command's own calls of the portal, and the recorder's.
+	if authority := os.Getenv("LABCLUSTER_CA"); authority != "" {
+		if err := os.WriteFile(filepath.Join(to, "ca.crt"), []byte(authority), 0o644); err != nil {
+			return fmt.Errorf("cannot write ca.crt: %w", explain(err))
+		}
+	}
 	return copyPrograms(to)
 }
 
