@@ -14,7 +14,7 @@ from labcluster.cli.session import build
 from labcluster.errors import UsageError
 
 if TYPE_CHECKING:
-    from labcluster.services.comparison import Comparison, Section, TreeChange, Value
+    from labcluster.services.comparison import Comparison, Row, Section, TreeChange, Value
 
 MAX_RUNS = 50
 #: With more runs than these a run is a row, so that lines stay readable.
@@ -86,6 +86,9 @@ def _print(comparison: Comparison, everything: bool) -> None:
     _overview(comparison)
     same = []
     for section in comparison.sections:
+        # No two runs use a machine in the same way: that is no difference worth a line.
+        if section.title == "machine use" and not everything:
+            continue
         rows = section.rows if everything else section.different
         if rows:
             print(f"\n{section.title}")
@@ -118,10 +121,7 @@ def _matrix(comparison: Comparison, section: Section, everything: bool) -> None:
     """A row for each thing and a column for each run, or the other way round when there are many runs."""
     rows = section.rows if everything else section.different
     ids = [record.id for record in comparison.records]
-    values = [
-        [show(value) if known else "?" for value, known in zip(row.values, section.known, strict=True)]
-        for row in rows
-    ]
+    values = [[_cell(row, at) if known else "?" for at, known in enumerate(section.known)] for row in rows]
     names = [row.name for row in rows]
     if len(ids) <= _MOST_COLUMNS:
         columns = [Column("", wrap=True), *(Column(name, wrap=True) for name in ids)]
@@ -129,6 +129,11 @@ def _matrix(comparison: Comparison, section: Section, everything: bool) -> None:
         return
     columns = [Column("RUN"), *(Column(name, wrap=True) for name in names)]
     output.table(columns, [[name, *line] for name, line in zip(ids, zip(*values, strict=True), strict=True)])
+
+
+def _cell(row: Row, at: int) -> str | None:
+    text, step = show(row.values[at]), row.steps[at] if row.steps else None
+    return text if step is None else f"{text} @ {step:g}"
 
 
 def show(value: Value) -> str | None:

@@ -40,7 +40,7 @@ class Loaded:
     def code(self) -> CodeTree:
         """The tree that it ran; ValueError says why it cannot be had."""
         if self.folder is None:
-            raise ValueError("its files are not on this machine")
+            raise ValueError("; ".join(self.record.unknown))
         capsule = self.record.code.capsule if self.record.code else None
         if capsule is None:
             return of_folder(self.folder)

@@ -26,6 +26,8 @@ class Metric:
     key: str
     count: int
     last: Point
+    #: of the finite values
+    mean: float | None
     min: Point | None
     max: Point | None
     #: how many values were not finite, and the first of them

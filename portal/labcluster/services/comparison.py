@@ -15,6 +15,7 @@ from labcluster.models.records import Metric, Record
 from labcluster.services.records import json_number
 
 Value = str | float | None
+_AT = " at step"
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Row:
     name: str
     values: tuple[Value, ...]
     differs: bool
+    #: at which step of each run, where that was asked for
+    steps: tuple[float | None, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,10 +99,12 @@ class Comparison:
 
 
 def _rows(rows: Sequence[Row]) -> dict[str, list[Any]]:
-    return {
-        row.name: [json_number(value) if isinstance(value, float) else value for value in row.values]
-        for row in rows
-    }
+    found: dict[str, list[Any]] = {}
+    for row in rows:
+        found[row.name] = [json_number(value) if isinstance(value, float) else value for value in row.values]
+        if row.steps is not None:
+            found[f"{row.name}{_AT}"] = list(row.steps)
+    return found
 
 
 def _change(change: TreeChange) -> dict[str, Any]:
@@ -141,7 +146,7 @@ def compare(
             lambda record: _some(record, "gpus", "cpus", "memory", "nodes", "time_seconds", "priority"),
         ),
         ("node", lambda record: {**_some(record, "node"), **record.node}),
-        ("machine use", lambda record: _metric_values(record, system=True)),
+        ("machine use", _machine_use),
         ("end", _end),
     ]
     sections = tuple(section(title, [of(record) for record in records]) for title, of in parts)
@@ -154,10 +159,20 @@ def section(title: str, tables: Sequence[Mapping[str, Value]]) -> Section:
     names = list(dict.fromkeys(name for table in tables for name in table))
     rows = []
     for name in names:
+        if name.endswith(_AT) and name.removesuffix(_AT) in names:
+            continue
         values = tuple(table.get(name) for table in tables)
         judged = [value for value, there in zip(values, known, strict=True) if there]
-        rows.append(Row(name, values, any(not _equal(value, judged[0]) for value in judged[1:])))
+        differs = any(not _equal(value, judged[0]) for value in judged[1:])
+        rows.append(
+            Row(name, values, differs, _steps(tables, f"{name}{_AT}") if f"{name}{_AT}" in names else None)
+        )
     return Section(title, tuple(rows), known)
+
+
+def _steps(tables: Sequence[Mapping[str, Value]], name: str) -> tuple[float | None, ...]:
+    found = (table.get(name) for table in tables)
+    return tuple(step if isinstance(step, float) else None for step in found)
 
 
 def _equal(one: Value, other: Value) -> bool:
@@ -166,11 +181,20 @@ def _equal(one: Value, other: Value) -> bool:
     return one == other
 
 
-def _metric_values(record: Record, *, system: bool = False) -> dict[str, Value]:
+def _metric_values(record: Record) -> dict[str, Value]:
     found: dict[str, Value] = {}
     for metric in record.metrics.values():
-        if metric.system == system:
+        if not metric.system:
             found |= dict(_values(metric))
+    return found
+
+
+def _machine_use(record: Record) -> dict[str, Value]:
+    found: dict[str, Value] = {}
+    for metric in record.metrics.values():
+        if metric.system and metric.max is not None:
+            name = metric.key.removeprefix("system/").replace("_", " ")
+            found |= {f"{name}, mean": metric.mean, f"{name}, max": metric.max.value}
     return found
 
 
@@ -180,7 +204,7 @@ def _values(metric: Metric) -> Iterator[tuple[str, Value]]:
         # Of a value that was reported once there is nothing more to say.
         if point is not None and metric.count > 1:
             yield f"{metric.key} {word}", point.value
-            yield f"{metric.key} {word} at step", point.step
+            yield f"{metric.key} {word}{_AT}", point.step
     if metric.first_bad is not None:
         yield f"{metric.key} not finite at step", metric.first_bad.step
 

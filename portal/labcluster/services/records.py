@@ -158,8 +158,10 @@ def argument_values(command: Sequence[str]) -> dict[str, str]:
             break
         if word.startswith("--") and len(word) > 2 and not word[2:].startswith("-"):
             name, equals, value = word[2:].partition("=")
-            found[name[:MAX_NAME]] = value if equals else "true"
-            key = None if equals else name[:MAX_NAME]
+            # As argparse calls it.
+            name = name[:MAX_NAME].replace("-", "_")
+            found[name] = value if equals else "true"
+            key = None if equals else name
         elif key is not None and not _is_short_option(word):
             found[key] = word
             key = None
@@ -307,6 +309,7 @@ class _Curve:
         self.low: Point | None = None
         self.high: Point | None = None
         self.points: list[Point] = []
+        self.sum = 0.0
         self.every = 1
         self.last: Point | None = None
 
@@ -324,6 +327,7 @@ class _Curve:
             self.bad += 1
             self.first_bad = self.first_bad or point
             return
+        self.sum += point.value
         if self.low is None or point.value < self.low.value:
             self.low = point
         if self.high is None or point.value > self.high.value:
@@ -333,7 +337,10 @@ class _Curve:
         assert self.last is not None
         points = self.points if self.points[-1] == self.last else [*self.points, self.last]
         ordered = tuple(sorted(points, key=lambda point: point.step))
-        return Metric(key, self.count, self.last, self.low, self.high, self.bad, self.first_bad, ordered)
+        mean = self.sum / (self.count - self.bad) if self.count > self.bad else None
+        return Metric(
+            key, self.count, self.last, mean, self.low, self.high, self.bad, self.first_bad, ordered
+        )
 
 
 def as_json(record: Record) -> dict[str, Any]:
@@ -371,6 +378,7 @@ def metric_json(metric: Metric) -> dict[str, Any]:
         "last": point(metric.last),
         "min": point(metric.min),
         "max": point(metric.max),
+        "mean": metric.mean if metric.mean is None else json_number(metric.mean),
         "count": metric.count,
         "not_finite": metric.bad,
     }

@@ -67,7 +67,7 @@ def test_what_differs_is_shown_and_what_does_not_is_counted(
     lines = [line.split() for line in done.out.splitlines()]
     assert ["lr", "0.1", "0.2"] in lines
     assert ["loss", "last", "2", "0.5"] in lines
-    assert ["loss", "min", "1", "0.5"] in lines
+    assert ["loss", "min", "1", "@", "1", "0.5", "@", "1"] in lines
     assert ["torch", "2.0", "2.1"] in lines
     assert ["host", "gpu1", "gpu2"] in lines
     assert ["changed", "train.py", "+1", "-1"] in lines
@@ -90,7 +90,7 @@ def test_the_difference_of_the_code_is_gits(portal: FakePortal, labctl: Labctl, 
 def test_programs_read_numbers(portal: FakePortal, labctl: Labctl, project: Project) -> None:
     found = labctl("compare", "--json", *serve(portal, *two_runs(project))).json()
     assert found["reference"] == "vision-7"
-    assert found["same"]["metrics"]["loss min at step"] == [1.0, 1.0]
+    assert found["differences"]["metrics"]["loss min at step"] == [1.0, 1.0]
     assert found["differences"]["metrics"]["loss min"] == [1.0, 0.5]
     assert found["differences"]["parameters"] == {"lr": ["0.1", "0.2"]}
     assert found["same"]["parameters"] == {"seed": ["7", "7"]}
