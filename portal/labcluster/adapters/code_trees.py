@@ -51,8 +51,12 @@ class _Limited(io.RawIOBase):
 Content = tuple[str, int, IO[bytes]]
 
 
+#: How the digest of a link begins; its content is its target.
+LINK = "link:"
+
+
 class CodeTree:
-    """Paths and digests of one tree; contents on request. A link's content is its target."""
+    """Paths and digests of one tree; contents on request."""
 
     def __init__(self, digests: Mapping[str, str], read: Callable[[Collection[str]], Iterator[Content]]):
         self.digests = digests
@@ -87,7 +91,7 @@ def of_capsule(capsule: Mapping[str, Any], objects: Objects) -> CodeTree:
             for name, size, file in _members(objects, sha):
                 at = str(PurePosixPath(prefix) / name)
                 if at in wanted:
-                    yield at, size, file
+                    yield at, size or 0, file
 
     return CodeTree(digests, read)
 
@@ -98,12 +102,15 @@ _seen: dict[str, dict[str, str]] = {}
 
 def _digests(objects: Objects, sha: str) -> dict[str, str]:
     if sha not in _seen:
-        _seen[sha] = {name: _sha256(file) for name, _, file in _members(objects, sha)}
+        _seen[sha] = {
+            name: _sha256(file) if size is not None else LINK + _sha256(file)
+            for name, size, file in _members(objects, sha)
+        }
     return _seen[sha]
 
 
-def _members(objects: Objects, sha: str) -> Iterator[tuple[str, int, IO[bytes]]]:
-    """Files and links of a layer, with names that lead nowhere else."""
+def _members(objects: Objects, sha: str) -> Iterator[tuple[str, int | None, IO[bytes]]]:
+    """Files and links (of no size) of a layer, with names that lead nowhere else."""
     with objects.open(sha) as packed, gzip.GzipFile(fileobj=packed) as unpacked:
         limited = io.BufferedReader(_Limited(unpacked, MAX_UNPACKED), _BLOCK)
         with tarfile.open(fileobj=limited, mode="r|") as archive:
@@ -115,7 +122,7 @@ def _members(objects: Objects, sha: str) -> Iterator[tuple[str, int, IO[bytes]]]
                     raise ValueError("it has names that lead out of it")
                 if member.issym():
                     target = member.linkname.encode("utf-8", "surrogateescape")
-                    yield str(path), len(target), io.BytesIO(target)
+                    yield str(path), None, io.BytesIO(target)
                 elif member.isfile() and (file := archive.extractfile(member)) is not None:
                     yield str(path), member.size, file
 

@@ -28,6 +28,7 @@ SECTIONS = {
             "labcluster.cli.report",
             "Write a summary of a project's runs in Markdown, with tables and pictures.",
         ),
+        "export": ("labcluster.cli.export", "Write runs into a bundle that can be read without the cluster."),
         "cancel": ("labcluster.cli.cancel", "End runs that wait or run."),
         "shell": ("labcluster.cli.shell", "Open a shell inside your running run, or run a command there."),
         "attach": (

@@ -38,8 +38,28 @@ def render(data: Mapping[str, Any], template: Path | None) -> str:
             own = {"template": template.read_text()}
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--template {template} cannot be read: {error}") from None
+    environment = _environment(own)
+    try:
+        text = environment.get_template("template" if own else DEFAULT).render(data)
+    except TemplateSyntaxError as error:
+        raise UsageError(f"--template {template}, line {error.lineno}: {error.message}") from None
+    except (TemplateError, TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+        raise UsageError(f"--template {template}: {error}") from None
+    return _tidy(text)
+
+
+def render_ours(name: str, data: Mapping[str, Any]) -> str:
+    """The text of one of our own templates."""
+    return _tidy(_environment({}).get_template(name).render(data))
+
+
+def _tidy(text: str) -> str:
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _environment(own: Mapping[str, str]) -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
-        loader=ChoiceLoader([DictLoader(own), FileSystemLoader(_TEMPLATES)]),
+        loader=ChoiceLoader([DictLoader(dict(own)), FileSystemLoader(_TEMPLATES)]),
         undefined=StrictUndefined,
         finalize=value_text,
         trim_blocks=True,
@@ -47,15 +67,16 @@ def render(data: Mapping[str, Any], template: Path | None) -> str:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        day=_day, hours=_hours, words=_words, listed=_listed, brief=_brief, link=_link, took=_took
+        day=_day,
+        hours=_hours,
+        words=_words,
+        listed=_listed,
+        brief=_brief,
+        link=_link,
+        took=_took,
+        verbatim=_verbatim,
     )
-    try:
-        text = environment.get_template("template" if own else DEFAULT).render(data)
-    except TemplateSyntaxError as error:
-        raise UsageError(f"--template {template}, line {error.lineno}: {error.message}") from None
-    except (TemplateError, TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
-        raise UsageError(f"--template {template}: {error}") from None
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    return environment
 
 
 def value_text(value: Any) -> Any:
@@ -98,6 +119,11 @@ def _brief(value: Any) -> Any:
 
 def _link(path: str) -> Markup:
     return Markup(quote(path))  # noqa: S704 - quoted
+
+
+def _verbatim(text: str) -> Markup:
+    """A line of code, indented: nothing in it means anything."""
+    return Markup(" ".join(text.split()))  # noqa: S704 - as said
 
 
 def _took(run: Mapping[str, Any]) -> str:
