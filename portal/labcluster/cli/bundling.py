@@ -66,7 +66,7 @@ def _write_run(bundle: Bundle, run: Loaded, max_size: int) -> BundledRun:
     add("parameters.json", dict(record.parameters), "its parameters")
     add("environment.json", dict(record.environment), "variables that it was given")
     if record.packages:
-        lines = "".join(f"{name}=={version}\n" for name, version in record.packages.items())
+        lines = "".join(f"{name}=={version}\n" for name, version in record.packages.items() if version)
         add("requirements.txt", lines.encode(), "Python packages that it saw, for pip")
     if record.metrics:
         add("metrics.csv", crates.metrics_csv(record.metrics).encode(), "its metrics in short")
@@ -77,12 +77,21 @@ def _write_run(bundle: Bundle, run: Loaded, max_size: int) -> BundledRun:
     source = "recorded.jsonl" if _has(run.folder, "recorded.jsonl") else "metrics.jsonl"
     _copy(bundle, made, run.folder, source, "metrics.jsonl", "every value of every metric", max_size)
     _copy(bundle, made, run.folder, "stdout.log", "stdout.log", "what it printed", max_size)
+    for name in _further(run):
+        _copy(bundle, made, run.folder, name, name, "of another of its pods, or an earlier attempt", max_size)
     _manifests(bundle, made, run)
     _code(bundle, made, run)
     _artifacts(bundle, made, run.folder, max_size)
     known = set(record.unknown)
     made.left_out += [line for line in map(plain, run.folder.complaints()) if line not in known]
     return made
+
+
+def _further(run: Loaded) -> list[str]:
+    told = run.record.run
+    ranks = range(1, int(told.get("nodes") or 1))
+    names = [f"rank-{rank}.{ending}" for rank in ranks for ending in ("log", "json", "node.json")]
+    return names + [f"result.attempt-{attempt}.json" for attempt in range(1, int(told.get("attempt") or 1))]
 
 
 def _add(bundle: Bundle, path: str, content: bytes, about: str) -> BundledFile:

@@ -145,7 +145,7 @@ def compare(
             "resources",
             lambda record: _some(record, "gpus", "cpus", "memory", "nodes", "time_seconds", "priority"),
         ),
-        ("node", lambda record: {**_some(record, "node"), **record.node}),
+        ("node", _node),
         ("machine use", _machine_use),
         ("end", _end),
     ]
@@ -232,6 +232,12 @@ def _code(record: Record) -> dict[str, Value]:
 def _packages(record: Record) -> dict[str, Value]:
     python: dict[str, Value] = {"python": record.python} if record.python else {}
     return {**python, **record.packages}
+
+
+def _node(record: Record) -> dict[str, Value]:
+    # A pod's name is never the same twice.
+    facts = {name: value for name, value in record.node.items() if name not in ("pod", "attempt")}
+    return {**_some(record, "node"), **facts}
 
 
 def _some(record: Record, *keys: str) -> dict[str, Value]:

@@ -83,7 +83,7 @@ def read_record(run: Mapping[str, Any], files: RunFiles | None, points: int = MA
         command=command,
         parameters=hide(parameters),
         environment=hide(texts(files.json("env.json"))) or base.environment,
-        python=plain(packages["python"], MAX_NAME) if isinstance(packages.get("python"), str) else None,
+        python=_python(packages),
         packages=texts(packages.get("packages")),
         node=flat(files.json("node.json")),
         data=_data(files.json("data.json")),
@@ -119,6 +119,11 @@ def _fit(value: Any) -> Any:
 
 def _seed(run: Mapping[str, Any]) -> dict[str, str]:
     return {} if run.get("seed") is None else {"seed": plain(run["seed"], MAX_NAME)}
+
+
+def _python(packages: Mapping[str, Any]) -> str | None:
+    found = [packages[key] for key in ("version", "python") if isinstance(packages.get(key), str)]
+    return plain(" ".join(word for word in found if word), MAX_NAME) or None
 
 
 def _words(value: Any) -> tuple[str, ...]:
