@@ -12,6 +12,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from labcluster.models.records import CodeVersion, DataVersion, Metric, Point, Record, RunFiles
@@ -264,7 +265,12 @@ def _recorded(line: bytes) -> list[tuple[str, Point]] | None:
     value = _number(entry.get("value"))
     if value is None:
         return None
-    return [(plain(entry["key"], MAX_NAME), Point(_step(entry), value, _finite(entry.get("time"))))]
+    return [(_name(entry["key"]), Point(_step(entry), value, _finite(entry.get("time"))))]
+
+
+@lru_cache(maxsize=10_000)
+def _name(key: str) -> str:
+    return plain(key, MAX_NAME)
 
 
 def _reported(line: bytes) -> list[tuple[str, Point]] | None:
@@ -273,18 +279,21 @@ def _reported(line: bytes) -> list[tuple[str, Point]] | None:
         return None
     step, time = _step(entry), _finite(entry.get("time"))
     values = ((key, _number(value)) for key, value in entry.items() if key not in ("step", "time"))
-    return [(plain(key, MAX_NAME), Point(step, value, time)) for key, value in values if value is not None]
+    return [(_name(key), Point(step, value, time)) for key, value in values if value is not None]
 
 
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
-        entry = json.loads(line)
+        # As text: for bytes json would look for their encoding in every line.
+        entry = json.loads(line.decode())
     except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) else None
 
 
 def _number(value: Any) -> float | None:
+    if type(value) is float:
+        return value
     if isinstance(value, str):
         return _SPELLED.get(value.lower())
     if isinstance(value, bool) or not isinstance(value, int | float):
