@@ -17,6 +17,7 @@ HARDENED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}
 EVERYTHING = {"operator": "Exists"}
 _TERM = {"topologyKey": "kubernetes.io/hostname", "labelSelector": {}}
 _PROBE = {"host": "10.0.0.1", "port": 22}
+_OWN_TOKEN = {"serviceAccountToken": {"path": "t", "audience": "labcluster"}}
 _PASSWD = {"mountPath": "/etc/passwd", "readOnly": True}
 
 #: (rule, path below the pod template, what is put there); {registry} is the site's. They hold for every kind.
@@ -137,10 +138,20 @@ TEMPLATE: list[tuple[str, str, Any]] = [
             },
         },
     ),
-    (
-        "storage/volumes",
-        "spec.volumes.0",
-        {"name": "x", "projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}},
+    *(
+        ("storage/volumes", "spec.volumes.0", {"name": "x", "projected": {"sources": sources}})
+        for sources in (
+            [{"serviceAccountToken": {"path": "t"}}],
+            [{"serviceAccountToken": {"path": "t", "audience": "https://kubernetes.default.svc"}}],
+            [{"serviceAccountToken": {"path": "t", "audience": "labcluster-x"}}],
+            [_OWN_TOKEN, {"serviceAccountToken": {"path": "u"}}],
+            [_OWN_TOKEN, {"secret": {"name": "s"}}],
+            [_OWN_TOKEN, {"configMap": {"name": "labcluster-members"}}],
+            [{"configMap": {"name": "kube-root-ca.crt"}}],
+            [{"downwardAPI": {"items": []}}],
+            [{"clusterTrustBundle": {"signerName": "example.com/x", "path": "p"}}],
+            [],
+        )
     ),
     (
         "storage/sub-path",

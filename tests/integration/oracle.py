@@ -228,7 +228,10 @@ def _volume(volume: Item) -> Iterator[str]:
     kind, source = next((k, v) for k, v in volume.items() if k != "name")
     claim = kind == "persistentVolumeClaim" and source["claimName"] == "lab"
     names = kind == "configMap" and source["name"] == "labcluster-passwd"
-    if not (kind in ("emptyDir", "downwardAPI") or claim or names):
+    token = kind == "projected" and [
+        (list(one), one.get("serviceAccountToken", {}).get("audience")) for one in source["sources"]
+    ] == [(["serviceAccountToken"], "labcluster")]
+    if not (kind in ("emptyDir", "downwardAPI") or claim or names or token):
         yield f"volume {kind}"
     if volume["name"] == "labcluster-passwd" and (not names or "items" in source):
         yield "its own passwd"

@@ -92,6 +92,16 @@ _SOURCE = one(
     {"hostPath": {"path": "/lab"}},
     {"nfs": {"server": "files", "path": "/lab"}},
     {"projected": {"sources": [{"serviceAccountToken": {"path": "t", "expirationSeconds": 600}}]}},
+    {"projected": {"sources": [{"serviceAccountToken": {"path": "t", "audience": "labcluster"}}]}},
+    {"projected": {"sources": [{"serviceAccountToken": {"path": "t", "audience": "other"}}]}},
+    {
+        "projected": {
+            "sources": [
+                {"serviceAccountToken": {"path": "t", "audience": "labcluster"}},
+                {"serviceAccountToken": {"path": "u"}},
+            ]
+        }
+    },
     {"projected": {"sources": [{"configMap": {"name": "labcluster-members"}}]}},
     {"image": {"reference": "debian:12"}},
     {"csi": {"driver": "d.example.com"}},

@@ -95,12 +95,15 @@
     variables.spec.?priorityClassName.orValue("") == "" || variables.spec.priorityClassName.startsWith("labcluster-")
   message: "[queue/priority] only the priority classes labcluster-… may be used"
 # -- what it sees
+# A source of a projected volume is one thing only: Kubernetes itself refuses a token with a Secret beside it.
 - expression: >-
     variables.spec.?volumes.orValue([]).all(v, has(v.emptyDir) || has(v.downwardAPI)
     || v.?persistentVolumeClaim.?claimName.orValue("") == "lab"
-    || v.?configMap.?name.orValue("") == "labcluster-passwd")
+    || v.?configMap.?name.orValue("") == "labcluster-passwd"
+    || (v.?projected.?sources.orValue([]).size() == 1
+    && v.projected.sources[0].?serviceAccountToken.?audience.orValue("") == "labcluster"))
     && variables.containers.all(c, c.?volumeDevices.orValue([]).size() == 0)
-  message: "[storage/volumes] a volume may only be the claim 'lab' (the shared tree), an emptyDir or a downwardAPI: no hostPath, no nfs, no other claim, no Secret"
+  message: "[storage/volumes] a volume may only be the claim 'lab' (the shared tree), an emptyDir, a downwardAPI or the pod's own token for the audience labcluster: no hostPath, no nfs, no other claim, no Secret"
 # kubelet walks a subPath as root, past directories that its user cannot enter.
 - expression: >-
     variables.containers.all(c, c.?volumeMounts.orValue([]).all(m, (!has(m.subPath) && !has(m.subPathExpr))

@@ -231,7 +231,8 @@ def _trim_pod(pod: Json) -> Json:
     metadata, spec = pod["metadata"], pod["spec"]
     slim = [{"name": c["name"], "resources": c.get("resources", {})} for c in spec.get("containers", [])]
     init = [
-        {"name": c["name"], "resources": c.get("resources", {})} for c in spec.get("initContainers") or []
+        {"name": c["name"], "resources": c.get("resources", {}), "restartPolicy": c.get("restartPolicy")}
+        for c in spec.get("initContainers") or []
     ]
     kept = ("name", "namespace", "uid", "labels", "creationTimestamp", "deletionTimestamp", "resourceVersion")
     return {

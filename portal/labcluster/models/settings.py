@@ -105,6 +105,17 @@ class MlflowSettings(_Section):
     key_file: Path = Field(description="Ed25519 key in PEM that signs our word for who asks")
 
 
+class RecordSettings(_Section):
+    """How pods reach the portal with what they record, and how much of it goes to MLflow."""
+
+    portal_url: str = Field(description="as pods reach it; in the cluster its Service")
+    ca_file: Path = Field(description="the authority that its certificate is checked with")
+    ca: str = Field("", description="its text, read when the settings are")
+    file_mib: int = Field(default=1024, ge=0, description="the largest file that is uploaded")
+    files_mib: int = Field(default=10240, ge=0, description="all files of a run together")
+    log_mib: int = Field(default=64, ge=1, description="of a longer stdout.log the end is uploaded")
+
+
 class JobSettings(_Section):
     """What every run's Job is made with."""
 
@@ -121,6 +132,7 @@ class JobSettings(_Section):
         "eth0", description="the network interface in pods that NCCL and Gloo are told to use"
     )
     ttl_seconds: int = 3600
+    record: RecordSettings | None = Field(None, description="none: runs are recorded on disk only")
     image_wait_seconds: int = Field(600, description="how long a run may wait for its image to be pulled")
 
 
@@ -167,4 +179,10 @@ class PortalSettings(_Section):
     def load(cls, path: Path | None = None) -> PortalSettings:
         """From `path`, else from the file that LABCLUSTER_CONFIG names, else from the chart's place."""
         file = path or Path(os.environ.get("LABCLUSTER_CONFIG", str(DEFAULT_PATH)))
-        return cls.model_validate_json(file.read_bytes())
+        settings = cls.model_validate_json(file.read_bytes())
+        record = settings.jobs.record
+        if record is None or record.ca:
+            return settings
+        # Every run's Job carries it, so that its pods need no file of the platform's.
+        record = record.model_copy(update={"ca": record.ca_file.read_text()})
+        return settings.model_copy(update={"jobs": settings.jobs.model_copy(update={"record": record})})

@@ -15,7 +15,7 @@ from typing import Any
 
 from labcluster.models import labels
 from labcluster.models.runs import Run, RunState
-from labcluster.services.jobs import CONTAINER
+from labcluster.services.jobs import CONTAINER, RECORDER
 from labcluster.services.ports import KubeObject
 
 
@@ -239,7 +239,8 @@ def _code(end: KubeObject) -> str:
 def _failed_init(pod: KubeObject) -> KubeObject | None:
     for status in pod.get("status", {}).get("initContainerStatuses") or []:
         end = status.get("state", {}).get("terminated")
-        if end and end["exitCode"] != 0:
+        # How the recorder ended says nothing of the run.
+        if end and end["exitCode"] != 0 and status["name"] != RECORDER:
             return dict(end)
     return None
 

@@ -10,10 +10,22 @@ from typing import Any
 from labcluster.models import labels, quantities
 from labcluster.models.runs import Run, RunView
 from labcluster.models.settings import JobSettings
-from labcluster.services.nodes import GPU
+from labcluster.services.nodes import GPU, Amount
 from labcluster.services.parameters import fill
 
 CONTAINER = "run"
+#: The sidecar that brings the record to MLflow.
+RECORDER = "record"
+# Of a core and of memory; it is limited to more, which nothing else is kept from.
+_RECORDER_ASKS = {"cpu": "10m", "memory": "40Mi"}
+_RECORDER_LIMITS = {"cpu": "500m", "memory": "64Mi"}
+RECORDER_NEEDS = Amount(0, quantities.parse("10m"), int(quantities.parse("40Mi")))
+#: What a pod proves to the portal whose it is with; kubelet renews the file.
+AUDIENCE = "labcluster"
+_TOKENS = "/var/run/secrets/labcluster/token"
+# A program's own mlflow calls have the token that was there when it began: good for as long as that may run.
+_TOKEN_SECONDS = 86400
+_LONGEST_SECONDS = 31 * 86400
 _TOOLS = "/labcluster"
 # The Service of a project that gives the pods of its gangs names.
 GANG_SERVICE = "runs"
@@ -132,13 +144,18 @@ def _pod(run: Run, settings: JobSettings, registry: str) -> dict[str, Any]:
                 "image": settings.runner_image,
                 # With the command as it is started: run.json has it as it was given.
                 "command": ["/labrun", "prepare", "--", *map(_literal, command)],
-                "env": _env({**_own_env(run, settings), "LABCLUSTER_RUN": _run_json(run)}, run, init=True),
+                "env": _env(
+                    {**_own_env(run, settings), **_record_env(settings), "LABCLUSTER_RUN": _run_json(run)},
+                    run,
+                    init=True,
+                ),
                 "resources": {"requests": small, "limits": small},
                 "securityContext": _locked(),
                 # Its last line is the reason that the user is told when it fails.
                 "terminationMessagePolicy": "FallbackToLogsOnError",
                 "volumeMounts": [tools, lab],
-            }
+            },
+            *_sidecar(run, settings, [tools, lab]),
         ],
         "containers": [
             {
@@ -146,10 +163,15 @@ def _pod(run: Run, settings: JobSettings, registry: str) -> dict[str, Any]:
                 "image": f"{registry}/{repository}@{run.image_digest}",
                 "command": [f"{_TOOLS}/labrun", "exec", "--", *map(_literal, command)],
                 "workingDir": workdir(run),
-                "env": _env({**run.env, **_own_env(run, settings)}, run),
+                "env": [*_env({**run.env, **_own_env(run, settings)}, run), NODE_NAME],
                 "resources": {"requests": requests, "limits": limits},
                 "securityContext": _locked(),
-                "volumeMounts": [tools, lab, {"name": "shm", "mountPath": "/dev/shm"}],  # noqa: S108
+                "volumeMounts": [
+                    tools,
+                    lab,
+                    {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
+                    *token_mounts(settings),
+                ],
             }
         ],
         "volumes": [
@@ -157,8 +179,62 @@ def _pod(run: Run, settings: JobSettings, registry: str) -> dict[str, Any]:
             {"name": "lab", "persistentVolumeClaim": {"claimName": "lab"}},
             # Counted in the memory limit by the kernel, so that half of it is the most it may be.
             {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{int(memory // 2)}"}},
+            *token_volumes(settings, run.time_seconds),
         ],
     }
+
+
+#: The name of the node that a container is on.
+NODE_NAME: dict[str, Any] = {
+    "name": "LABCLUSTER_NODE",
+    "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}},
+}
+
+
+def _sidecar(run: Run, settings: JobSettings, mounts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The recorder: it starts before the command, ends after it, and never decides over the run."""
+    if settings.record is None:
+        return []
+    return [
+        {
+            "name": RECORDER,
+            "image": settings.runner_image,
+            "command": ["/labrun", "record"],
+            "restartPolicy": "Always",
+            "env": _env({**_own_env(run, settings), **_record_env(settings)}, run, init=True),
+            "resources": {"requests": _RECORDER_ASKS, "limits": _RECORDER_LIMITS},
+            "securityContext": _locked(),
+            "volumeMounts": [*mounts, *token_mounts(settings)],
+        }
+    ]
+
+
+def _record_env(settings: JobSettings) -> dict[str, str]:
+    record = settings.record
+    if record is None:
+        return {}
+    return {
+        "LABCLUSTER_CA": record.ca,
+        "LABCLUSTER_RECORD_FILE_MIB": str(record.file_mib),
+        "LABCLUSTER_RECORD_FILES_MIB": str(record.files_mib),
+        "LABCLUSTER_RECORD_LOG_MIB": str(record.log_mib),
+    }
+
+
+def token_mounts(settings: JobSettings) -> list[dict[str, Any]]:
+    """Where a container finds the pod's proof."""
+    return [{"name": "token", "mountPath": _TOKENS, "readOnly": True}] if settings.record else []
+
+
+def token_volumes(settings: JobSettings, time_seconds: int | None) -> list[dict[str, Any]]:
+    """The pod's proof to the portal, which is of no use to Kubernetes' own API."""
+    if settings.record is None:
+        return []
+    seconds = max(
+        _TOKEN_SECONDS, min(time_seconds + 7200 if time_seconds else _LONGEST_SECONDS, _LONGEST_SECONDS)
+    )
+    source = {"audience": AUDIENCE, "path": "token", "expirationSeconds": seconds}
+    return [{"name": "token", "projected": {"sources": [{"serviceAccountToken": source}]}}]
 
 
 def workdir(run: Run) -> str:
@@ -185,6 +261,8 @@ def _own_env(run: Run, settings: JobSettings) -> dict[str, str]:
         more["LABCLUSTER_ARRAY_ID"] = str(run.array_id)
         more["LABCLUSTER_ARRAY_INDEX"] = str(run.array_index)
         more["LABCLUSTER_ARRAY_SIZE"] = str(run.array_size)
+    if settings.record:
+        more["LABCLUSTER_PORTAL"] = settings.record.portal_url
     if run.nodes > 1:
         more |= {
             "MASTER_ADDR": f"{run.job_name}-0.{GANG_SERVICE}",

@@ -25,6 +25,11 @@ class Amount:
     def __add__(self, other: Amount) -> Amount:
         return Amount(self.gpus + other.gpus, self.cpus + other.cpus, self.memory + other.memory)
 
+    def __sub__(self, other: Amount) -> Amount:
+        return Amount(
+            self.gpus - other.gpus, max(0.0, self.cpus - other.cpus), max(0, self.memory - other.memory)
+        )
+
 
 def runs_users(node: KubeObject) -> bool:
     """Whether runs are ever placed here: the control plane is not for users."""
@@ -78,12 +83,14 @@ def list_nodes(nodes: Sequence[KubeObject], pods: Sequence[KubeObject]) -> list[
 
 
 def pod_amount(pod: KubeObject) -> Amount:
-    """What the scheduler counts for a pod: its containers together, or its largest init container."""
+    """What the scheduler counts for a pod: containers and sidecars, or its largest init container."""
     spec = pod["spec"]
     together = Amount()
-    for container in spec.get("containers", []):
+    first = spec.get("initContainers") or []
+    sidecars = [container for container in first if container.get("restartPolicy") == "Always"]
+    for container in [*spec.get("containers", []), *sidecars]:
         together += _requests(container)
-    largest = [_requests(container) for container in spec.get("initContainers") or []]
+    largest = [_requests(container) for container in first]
     return Amount(
         max([together.gpus, *(a.gpus for a in largest)]),
         max([together.cpus, *(a.cpus for a in largest)]),

@@ -15,6 +15,7 @@ from labcluster.models.runs import Member, NewRun, ProjectShare, RunRequest, Sub
 from labcluster.models.settings import RunLimits
 from labcluster.services import holding, images
 from labcluster.services.arrays import parse_array
+from labcluster.services.jobs import RECORDER_NEEDS
 from labcluster.services.nodes import Amount, capacity
 from labcluster.services.ports import ClusterView, ImageRegistry
 
@@ -208,7 +209,8 @@ def _resources(request: RunRequest, project: ProjectShare, view: ClusterView, li
     if request.time_seconds and request.time_seconds > limits.max_time_seconds:
         days = limits.max_time_seconds / 86400
         raise UsageError(f"--time {request.time_seconds} s: at most {days:g} days are allowed")
-    nodes = [capacity(node) for node in view.nodes()]
+    # Beside each command there is its recorder.
+    nodes = [capacity(node) - RECORDER_NEEDS for node in view.nodes()]
     _fits("gpus", request.gpus, [n.gpus for n in nodes], "{:g}")
     if request.gpus * request.nodes > project.max_gpus:
         times = f" on --nodes {request.nodes}" if request.nodes > 1 else ""

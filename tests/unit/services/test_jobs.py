@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from labcluster.models.settings import JobSettings, RecordSettings
+from labcluster.services import jobs
+from labcluster.services.nodes import pod_amount
 
 
 def made(lab: Any, **changes: Any) -> dict[str, Any]:
@@ -172,3 +176,57 @@ def test_prepare_gets_the_run_and_the_command_its_directory(lab: Any) -> None:
     assert mine["LABCLUSTER_ARTIFACTS_DIR"] == run["directory"] + "/artifacts"
     assert (mine["USER"], mine["HOME"], mine["SEED"]) == ("ada", "/lab/scratch/ada", "1")
     assert spec["containers"][0]["workingDir"] == "/lab/home/ada/digits"
+
+
+def recorded(lab: Any, **changes: Any) -> dict[str, Any]:
+    """The pod of a run at a site with MLflow."""
+    record = RecordSettings(
+        portal_url="https://portal.labcluster.svc", ca_file=Path("/ca.crt"), ca="-----BEGIN"
+    )
+    settings = JobSettings(runner_image="registry:5000/labcluster/runner:1", record=record)
+    return pod(jobs.job(lab.submit(**changes), settings, "registry:5000"))
+
+
+def test_recorder_is_a_sidecar_that_asks_for_little(lab: Any) -> None:
+    spec = recorded(lab, cpus=2, gpus=1)
+    prepare, recorder = spec["initContainers"]
+    assert (prepare["name"], recorder["name"], recorder["restartPolicy"]) == ("prepare", "record", "Always")
+    assert recorder["command"] == ["/labrun", "record"]
+    assert recorder["resources"]["requests"] == {"cpu": "10m", "memory": "40Mi"}
+    assert "nvidia.com/gpu" not in recorder["resources"]["limits"]
+    mine = env(recorder)
+    assert (mine["NVIDIA_VISIBLE_DEVICES"], mine["LABCLUSTER_CA"]) == ("void", "-----BEGIN")
+    assert mine["LABCLUSTER_RUN_DIR"] == env(spec["containers"][0])["LABCLUSTER_RUN_DIR"]
+    assert env(spec["containers"][0])["LABCLUSTER_PORTAL"] == "https://portal.labcluster.svc"
+    assert env(prepare)["LABCLUSTER_CA"] == "-----BEGIN"
+    assert spec["containers"][0]["env"][-1]["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
+
+
+@pytest.mark.parametrize(("limit", "good"), [(None, 31 * 86400), (60, 86400), (5 * 86400, 5 * 86400 + 7200)])
+def test_pod_proves_itself_to_the_portal_and_to_nobody_else(lab: Any, limit: int | None, good: int) -> None:
+    spec = recorded(lab, time_seconds=limit)
+    (volume,) = (v for v in spec["volumes"] if v["name"] == "token")
+    (source,) = volume["projected"]["sources"]
+    assert source == {
+        "serviceAccountToken": {"audience": "labcluster", "path": "token", "expirationSeconds": good}
+    }
+    assert spec["automountServiceAccountToken"] is False
+    prepare, recorder = spec["initContainers"]
+    for container in (recorder, spec["containers"][0]):
+        assert {
+            "name": "token",
+            "mountPath": "/var/run/secrets/labcluster/token",
+            "readOnly": True,
+        } in container["volumeMounts"]
+    assert "token" not in [mount["name"] for mount in prepare["volumeMounts"]]
+
+
+def test_without_a_portal_to_record_to_there_is_no_sidecar(lab: Any) -> None:
+    spec = pod(made(lab))
+    assert [container["name"] for container in spec["initContainers"]] == ["prepare"]
+    assert "token" not in [volume["name"] for volume in spec["volumes"]]
+
+
+def test_sidecars_count_beside_the_command(lab: Any) -> None:
+    amount = pod_amount({"spec": recorded(lab, cpus=2, memory="1Gi", gpus=1)})
+    assert (amount.gpus, round(amount.cpus, 3), amount.memory) == (1, 2.01, 2**30 + 40 * 2**20)
