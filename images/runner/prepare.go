@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -24,21 +25,36 @@ type record struct {
 	Command []string          `json:"command"`
 	Workdir string            `json:"workdir"`
 	Env     map[string]string `json:"env"`
+	Params  map[string]string `json:"params"`
+	Seed    *int64            `json:"seed"`
+	Data    []string          `json:"data"`
+	// Code is nil of a run that works where it was submitted.
+	Code *struct {
+		Digest string `json:"digest"`
+		Subdir string `json:"subdir"`
+	} `json:"code"`
 }
 
+// arguments is args.json: the command as it is started.
 type arguments struct {
-	Command []string `json:"command"`
-	Workdir string   `json:"workdir"`
+	Command []string          `json:"command"`
+	Workdir string            `json:"workdir"`
+	Params  map[string]string `json:"params"`
+	Seed    *int64            `json:"seed"`
 }
 
 func prepareMain(args []string) int {
 	flags := flag.NewFlagSet("prepare", flag.ContinueOnError)
 	to := flags.String("to", "/labcluster", "folder shared with the user's container, where labrun is copied to")
+	var command []string
+	if end := slices.Index(args, "--"); end >= 0 {
+		args, command = args[:end], args[end+1:]
+	}
 	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
 		fmt.Fprint(os.Stderr, usage)
 		return 2
 	}
-	if err := prepare(os.Getenv("LABCLUSTER_RUN"), os.Getenv("LABCLUSTER_RUN_DIR"), *to); err != nil {
+	if err := prepare(os.Getenv("LABCLUSTER_RUN"), os.Getenv("LABCLUSTER_RUN_DIR"), *to, command); err != nil {
 		return fail(err)
 	}
 	return 0
@@ -46,7 +62,7 @@ func prepareMain(args []string) int {
 
 // prepare makes the run directory and puts labrun where the user's container finds it. It may be
 // called again for the same run (a node that restarts runs init containers anew).
-func prepare(text, directory, to string) error {
+func prepare(text, directory, to string, command []string) error {
 	var run record
 	if err := json.Unmarshal([]byte(text), &run); err != nil || run.ID == "" {
 		return fmt.Errorf("LABCLUSTER_RUN does not hold a run (%v): labrun prepare is started by the portal", err)
@@ -69,12 +85,22 @@ func prepare(text, directory, to string) error {
 	if env == nil {
 		env = map[string]string{}
 	}
+	if run.Params == nil {
+		run.Params = map[string]string{}
+	}
+	args := arguments{run.Command, run.Workdir, run.Params, run.Seed}
+	if len(command) > 0 {
+		args.Command = command
+	}
+	if run.Code != nil {
+		args.Workdir = filepath.Join(directory, codeFolder, run.Code.Subdir)
+	}
 	files := []struct {
 		name  string
 		value any
 	}{
 		{"env.json", env},
-		{"args.json", arguments{run.Command, run.Workdir}},
+		{"args.json", args},
 		{"run.json", json.RawMessage(text)},
 	}
 	for _, file := range files {
@@ -86,6 +112,14 @@ func prepare(text, directory, to string) error {
 		fmt.Printf("labrun: the earlier attempt left no result, so it may still run: waiting %v until it has seen this one\n",
 			claimPatience)
 		time.Sleep(claimPatience)
+	}
+	if run.Code != nil {
+		if err := checkOut(run, where); err != nil {
+			return err
+		}
+	}
+	if err := recordData(run, where); err != nil {
+		return err
 	}
 	if where.size > 1 {
 		awaitName(os.Getenv("MASTER_ADDR"))
@@ -118,7 +152,7 @@ func awaitName(name string) {
 // checkWorkdir finds here, with the user's own uid, what would otherwise end as an error of the
 // container runtime that no user can read.
 func checkWorkdir(run record) error {
-	if run.Workdir == "" {
+	if run.Workdir == "" || run.Code != nil {
 		return nil
 	}
 	info, err := os.Stat(run.Workdir)

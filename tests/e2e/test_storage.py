@@ -114,6 +114,7 @@ def test_a_member_has_a_home_and_each_project_its_folders(server: Host) -> None:
     for folder in ("runs", "data", "models", "code"):
         found = server.file(f"/lab/projects/vision/{folder}")
         assert (found.mode, found.user, found.group) == (0o2770, "root", "vision")
+    assert server.file("/lab/projects/vision/capsules").mode == 0o3770
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from labcluster.cli import quantities
+from labcluster.cli import code, output, quantities
+from labcluster.cli.parameters import data_path
+from labcluster.cli.session import build
 from labcluster.errors import LabclusterError, UsageError
 
 _KINDS: dict[str, tuple[type, ...]] = {
@@ -25,6 +27,9 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "array": (str,),
     "after": (str, list),
     "env": (dict,),
+    "set": (dict,),
+    "seed": (int,),
+    "data": (str, list),
     "workdir": (str,),
     "command": (str, list),
 }
@@ -46,6 +51,45 @@ def read_file(name: str, common: dict[str, Any]) -> list[dict[str, Any]]:
         except LabclusterError as error:
             raise UsageError(f"{name} line {number}: {error.detail}") from None
     return requests
+
+
+def submit_file(
+    file: str, common: dict[str, Any], here: code.Here | None, *, dry_run: bool, as_json: bool
+) -> None:
+    """Submit every line of a file, with the code of each line's directory kept once."""
+    items = read_file(file, common)
+    body = {"items": items, "idempotency_key": common["idempotency_key"]}
+    places = {common["workdir"]: here}
+    for item in items:
+        if here and item["workdir"] not in places:
+            places[item["workdir"]], _ = code.look(item["workdir"])
+        if place := places.get(item["workdir"]):
+            item["code"] = place.placeholder()
+    portal = build()
+    try:
+        answer = None
+        if dry_run or any(places.values()):
+            answer = portal.post("/runs/bulk/check", body)
+            taken: dict[tuple[str, str], Any] = {}
+            for item, plan in zip(items, answer["items"], strict=True):
+                if place := places.get(item["workdir"]):
+                    key = (plan["project"], item["workdir"])
+                    if key not in taken:
+                        taken[key] = code.capture(place, plan["project"], dry_run=dry_run).reference()
+                    item["code"] = plan["code"] = taken[key]
+        if not dry_run:
+            answer = portal.post("/runs/bulk", body)
+    except LabclusterError as error:
+        if error.detail.startswith("line "):
+            error.detail = f"{file} {error.detail}"
+        raise
+    assert answer is not None
+    if as_json:
+        output.emit_json(answer)
+    elif dry_run:
+        print(f"All {len(answer['items'])} would be accepted.")
+    else:
+        print("\n".join(answer["ids"]))
 
 
 _EXAMPLE = '{"command": ["python3", "train.py"], "gpus": 1, "time": "2h"}'
@@ -78,9 +122,13 @@ def _request(line: str, common: dict[str, Any]) -> dict[str, Any]:
         request["time_seconds"] = quantities.parse_time(str(request.pop("time")))
     if isinstance(given.get("after"), str):
         request["after"] = given["after"].split(",")
+    if "data" in given:
+        named = [given["data"]] if isinstance(given["data"], str) else given["data"]
+        request["data"] = [data_path(str(name)) for name in named]
     if "env" in given:
-        values = given["env"].items()
-        request["env"] = {**common.get("env", {}), **{key: _text(key, value) for key, value in values}}
+        request["env"] = common.get("env", {}) | _texts("env", given["env"])
+    if "set" in given:
+        request["params"] = common.get("params", {}) | _texts("set", request.pop("set"))
     return request
 
 
@@ -94,7 +142,8 @@ _WORDS: dict[type, str] = {
 }
 
 
-def _text(key: str, value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise UsageError(f"'env' {key}: its value must be a string or a number")
-    return str(value)
+def _texts(option: str, values: dict[str, Any]) -> dict[str, str]:
+    for key, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise UsageError(f"{option!r} {key}: its value must be a string or a number")
+    return {key: str(value) for key, value in values.items()}

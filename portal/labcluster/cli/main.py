@@ -20,6 +20,7 @@ INTERRUPTED = 130
 SECTIONS = {
     "Runs": {
         "submit": ("labcluster.cli.submit", "Run a command on the cluster."),
+        "rerun": ("labcluster.cli.rerun", "Run a past run again, with changes."),
         "ls": ("labcluster.cli.ls", "List runs, newest first."),
         "show": ("labcluster.cli.show", "Show all that is known about a run."),
         "logs": ("labcluster.cli.logs", "Print what a run printed."),

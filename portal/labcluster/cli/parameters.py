@@ -15,6 +15,9 @@ from labcluster.errors import LabclusterError, UsageError
 
 STATES = ["queued", "starting", "running", "succeeded", "failed", "cancelled", "timed_out", "lost"]
 
+#: Where datasets for everybody are.
+DATASETS = "/lab/datasets"
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -69,6 +72,44 @@ class EnvType(click.ParamType[tuple[str, str]]):
                 raise UsageError(f"--env {key}: it is not set in this shell; write {key}=VALUE")
             text = os.environ[key]
         return key, text
+
+
+class ParameterValueType(click.ParamType[tuple[str, str]]):
+    """K=V."""
+
+    name = "K=V"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Name and value."""
+        if isinstance(value, tuple):
+            return value
+        key, equals, text = value.partition("=")
+        if not key.strip() or not equals:
+            raise UsageError(f"--set {value!r}: write it as NAME=VALUE")
+        return key.strip(), text
+
+
+class DataType(click.ParamType[str]):
+    """A directory, or the name of one under /lab/datasets."""
+
+    name = "DIR"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Its absolute path."""
+        return data_path(str(value))
+
+
+def data_path(given: str) -> str:
+    """The directory that --data means: from here, else the dataset of that name."""
+    path = os.path.abspath(given)  # noqa: PTH100 - pathlib costs an import
+    shared = f"{DATASETS}/{given}"
+    if "/" not in given and not os.path.exists(path) and os.path.isdir(shared):  # noqa: PTH110, PTH112
+        return shared
+    if os.path.exists(path) and not os.path.isdir(path):  # noqa: PTH110, PTH112
+        raise UsageError(f"--data {given}: it is no directory; name the one that it is in")
+    return path
 
 
 def _complete(path: str, query: dict[str, Any], answer: Callable[[Any], list[CompletionItem]]) -> list[Any]:

@@ -81,6 +81,11 @@ def show(run: Mapping[str, Any]) -> None:
             ("name", None if run.get("id") else run["name"]),
             ("command", shlex.join(run["command"])),
             ("directory", run["workdir"]),
+            ("code", _code(run.get("code"))),
+            ("parameters", " ".join(f"{k}={shlex.quote(v)}" for k, v in (run.get("params") or {}).items())),
+            ("seed", run.get("seed")),
+            ("data", ", ".join(run.get("data") or [])),
+            ("repeats", run.get("parent")),
             ("environment", " ".join(f"{key}={shlex.quote(text)}" for key, text in run["env"].items())),
             ("project", run["project"]),
             ("user", f"{run['user']} (uid {run['uid']}, gid {run['gid']})"),
@@ -100,3 +105,15 @@ def show(run: Mapping[str, Any]) -> None:
             ("files", run.get("directory")),
         ]
     )
+
+
+def _code(code: Mapping[str, Any] | None) -> str | None:
+    """Which code a run works from, in words."""
+    if not code:
+        return None
+    if not code["commit"]:
+        return f"{code['root']}, without a commit"
+    words = f"{code['commit'][:10]} of {code['branch'] or 'no branch'}"
+    if code["remote"]:
+        words += f", {code['remote']}"
+    return words + (", with changes" if code["dirty"] else "")

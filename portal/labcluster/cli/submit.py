@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from labcluster.cli import output
-from labcluster.cli.parameters import EnvType, MemoryType, ProjectType, TimeType, dry_run_option, json_option
+from labcluster.cli import code, defaults, output
+from labcluster.cli.parameters import (
+    DataType,
+    EnvType,
+    MemoryType,
+    ParameterValueType,
+    ProjectType,
+    TimeType,
+    dry_run_option,
+    json_option,
+)
 from labcluster.cli.session import build
-from labcluster.errors import LabclusterError, UsageError
+from labcluster.errors import UsageError
+
+if TYPE_CHECKING:
+    from labcluster.adapters.portal import Portal
 
 
 @click.command(
@@ -65,6 +77,23 @@ from labcluster.errors import LabclusterError, UsageError
     help="Start when this run or array has ended, with :ok only if it succeeded. Repeatable.",
 )  # fmt: skip
 @click.option(
+    "-s", "--set", "params", type=ParameterValueType(), multiple=True,
+    help="Parameter of the run: replaces {K} in the command, and is in $LABCLUSTER_PARAMS. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), metavar="N",
+    help="Seed, as $LABCLUSTER_SEED; members of an array have this plus their index.  [default: drawn]",
+)  # fmt: skip
+@click.option(
+    "-d", "--data", type=DataType(), multiple=True,
+    help="Directory whose files are hashed before the run starts, so that runs on other bytes can be told"
+    " apart; also a name under /lab/datasets. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--no-code", is_flag=True, default=None,
+    help="Keep no copy of the code: the run works in this directory itself, as it is then.",
+)  # fmt: skip
+@click.option(
     "--file", "file", metavar="FILE",
     help="Submit every line, a JSON object with these options by name, all or none; - reads standard input.",
 )  # fmt: skip
@@ -74,13 +103,11 @@ from labcluster.errors import LabclusterError, UsageError
 @dry_run_option
 @json_option
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- COMMAND [ARGUMENT]...")
+@click.pass_context
 def command(
+    context: click.Context,
+    /,
     command: tuple[str, ...],
-    env: tuple[tuple[str, str], ...],
-    after: tuple[str, ...],
-    file: str | None,
-    wait: bool,
-    follow: bool,
     key: str | None,
     dry_run: bool,
     as_json: bool,
@@ -88,46 +115,87 @@ def command(
 ) -> int | None:
     """Run a command on the cluster.
 
-    It starts in this directory, which must be one that runs see: your home or a project's, under /lab.
-    The run's own directory (labctl show) keeps what it prints and what it writes to
-    $LABCLUSTER_ARTIFACTS_DIR. For shell syntax use: -- bash -c 'A && B'
+    The code of this directory (its git repository with all changes, or the directory itself) is kept as it
+    is now, and the run works in a copy of it. The run's own directory (labctl show) keeps that copy, what
+    the run prints and what it writes to $LABCLUSTER_ARTIFACTS. For shell syntax use: -- bash -c 'A && B'
+    labcluster.toml beside the code may give these options under [submit].
 
     \b
       labctl submit --gpus 1 --time 2h --follow -- python3 train.py --epochs 10
       labctl submit --array 0-99%8 -- bash -c 'python3 train.py --seed $LABCLUSTER_ARRAY_INDEX'
       labctl submit --after vision-12:ok -- python3 evaluate.py
+      labctl submit --set lr=0.1 --data mnist -- python3 train.py --lr {lr} --data /lab/datasets/mnist
       labctl submit --file runs.jsonl     # {"command": ["python3", "train.py"], "gpus": 1, "time": "2h"}
     """
+    words = _checked(command) if command or not options["file"] else []
+    folder = directory()
+    here, why = code.look(folder) if not options["no_code"] else (None, None)
+    options = defaults.apply(context, options, here.toml if here else code.read_toml(folder))
+    if options.pop("no_code"):
+        here, why = None, None
+    wait, follow, file = options.pop("wait"), options.pop("follow"), options.pop("file")
     if follow and as_json:
         raise UsageError("--follow prints the run's output, --json the run: take --wait --json")
+    env, params = dict(options.pop("env")), dict(options.pop("params"))
+    lists = {name: list(options.pop(name)) for name in ("after", "data")}
     request = {
-        **({} if file and not command else {"command": _checked(command)}),
-        "workdir": _directory(),
-        "env": dict(env),
-        **({"after": list(after)} if after else {}),
+        **({"command": words} if words else {}),
+        "workdir": folder,
+        "env": env,
+        **({"params": params} if params else {}),
+        **{name: values for name, values in lists.items() if values},
         **{name: value for name, value in options.items() if value is not None},
         "idempotency_key": key or os.urandom(16).hex(),
     }
     if file:
         if wait or follow:
             raise UsageError("--file with --wait or --follow: labctl show tells how each of them stands")
-        _submit_file(file, request, dry_run, as_json)
+        from labcluster.cli.bulk import submit_file
+
+        submit_file(file, request, here, dry_run=dry_run, as_json=as_json)
+        if why:
+            output.say(why)
         return None
     if follow and "array" in request:
         raise UsageError(
             "--follow with --array: take --wait; labctl logs -f RUN.INDEX shows one member's output"
         )
-    portal = build()
-    if dry_run:
+    return send(build(), request, here, Way(wait, follow, dry_run, as_json), why)
+
+
+class Way(NamedTuple):
+    """What to do with a run that is accepted."""
+
+    wait: bool
+    follow: bool
+    dry_run: bool
+    as_json: bool
+
+
+def send(
+    portal: Portal, request: dict[str, Any], here: code.Here | None, way: Way, why: str | None = None
+) -> int | None:
+    """Submit one request, with the code of a folder if one is given; `why` says why there is none."""
+    if here:
+        # Asked first: nothing is kept of what would be refused, and the portal knows which project it is.
+        plan = portal.post("/runs/check", request | {"code": here.placeholder()})
+        taken = code.capture(here, plan["project"], dry_run=way.dry_run)
+        request["code"] = taken.reference()
+        if way.dry_run:
+            show_plan(plan | {"code": request["code"]}, way.as_json, f"would be kept: {code.describe(taken)}")
+            return None
+    elif way.dry_run:
         # An address of its own: a portal that does not know it refuses, and cannot take it for a submit.
-        _show_plan(portal.post("/runs/check", request), as_json)
+        show_plan(portal.post("/runs/check", request), way.as_json, why)
         return None
     run = portal.post("/runs", request)
-    if wait or follow:
+    if why:
+        output.say(why)
+    if way.wait or way.follow:
         from labcluster.cli.following import wait_for_end
 
-        return wait_for_end(portal, run, logs=follow, as_json=as_json)
-    if as_json:
+        return wait_for_end(portal, run, logs=way.follow, as_json=way.as_json)
+    if way.as_json:
         output.emit_json(run)
     elif output.fancy() and run.get("array"):
         print(f"{run['id']} with {run['array']['total']} members: labctl show {run['id']} shows them")
@@ -137,25 +205,6 @@ def command(
     else:
         print(run["id"])
     return None
-
-
-def _submit_file(file: str, common: dict[str, Any], dry_run: bool, as_json: bool) -> None:
-    from labcluster.cli.bulk import read_file
-
-    key = common["idempotency_key"]
-    body = {"items": read_file(file, common), "idempotency_key": key}
-    try:
-        answer = build().post("/runs/bulk/check" if dry_run else "/runs/bulk", body)
-    except LabclusterError as error:
-        if error.detail.startswith("line "):
-            error.detail = f"{file} {error.detail}"
-        raise
-    if as_json:
-        output.emit_json(answer)
-    elif dry_run:
-        print(f"All {len(answer['items'])} would be accepted.")
-    else:
-        print("\n".join(answer["ids"]))
 
 
 def _checked(command: tuple[str, ...]) -> list[str]:
@@ -169,14 +218,16 @@ def _checked(command: tuple[str, ...]) -> list[str]:
     return list(command)
 
 
-def _directory() -> str:
+def directory() -> str:
+    """Where labctl was called."""
     try:
         return os.getcwd()  # noqa: PTH109 - pathlib costs an import
     except OSError:
         raise UsageError("this directory exists no more: cd to another") from None
 
 
-def _show_plan(run: dict[str, Any], as_json: bool) -> None:
+def show_plan(run: dict[str, Any], as_json: bool, kept: str | None) -> None:
+    """What would be accepted, and in words what code would be kept."""
     if as_json:
         output.emit_json(run)
         return
@@ -184,3 +235,5 @@ def _show_plan(run: dict[str, Any], as_json: bool) -> None:
 
     print("This would be accepted:")
     show(run)
+    if kept:
+        print(f"  {kept}")

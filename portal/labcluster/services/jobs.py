@@ -110,15 +110,13 @@ def gang_policy(run: Run, job_uid: str) -> dict[str, Any]:
 
 def _pod(run: Run, settings: JobSettings, registry: str) -> dict[str, Any]:
     memory = quantities.parse(run.memory)
-    resources: dict[str, str] = {"cpu": quantities.show_cpus(run.cpus), "memory": run.memory}
-    if run.gpus:
-        resources[GPU] = str(run.gpus)
+    mine = {"cpu": quantities.show_cpus(run.cpus), "memory": run.memory}
+    resources = mine | ({GPU: str(run.gpus)} if run.gpus else {})
     # The node's own disk is scarce and shared: nothing of it is promised, and more than this is not given.
     limits = {**resources, _DISK: settings.disk}
     requests = {**resources, _DISK: "0"}
     tools = {"name": "labcluster", "mountPath": _TOOLS}
     lab = {"name": "lab", "mountPath": "/lab"}
-    small = {"cpu": "100m", "memory": "64Mi"}
     gang = {"subdomain": GANG_SERVICE} if run.nodes > 1 else {}
     command = fill(run.command, run.params)
     repository = run.image.removeprefix(f"{registry}/").split(":", 1)[0]
@@ -149,7 +147,9 @@ def _pod(run: Run, settings: JobSettings, registry: str) -> dict[str, Any]:
                     run,
                     init=True,
                 ),
-                "resources": {"requests": small, "limits": small},
+                # Of init containers and the others the larger counts: hashing data with all that the run has
+                # costs nobody anything.
+                "resources": {"requests": mine | {_DISK: "0"}, "limits": mine | {_DISK: settings.disk}},
                 "securityContext": _locked(),
                 # Its last line is the reason that the user is told when it fails.
                 "terminationMessagePolicy": "FallbackToLogsOnError",

@@ -6,6 +6,7 @@ projects from LDAP and makes what is missing:
 
     home/<user>      0700 user:user          scratch/<user>   0700 user:user
     projects/<p>     2750 root:<gid>         projects/<p>/{runs,data,models,code}  2770 root:<gid>
+    projects/<p>/capsules  3770 root:<gid>: members add to it, and none removes what another put there
 
 The folder of a removed project is moved to projects/.removed/<p>-<gid>, where root alone reaches it. When
 somebody leaves a project, the file server's own memory of his groups is emptied, so that his access ends with
@@ -50,6 +51,7 @@ PROJECT_GIDS = range(30000, 40000)
 INTERVAL_SECONDS = 3.0
 _LDAP_SECONDS = 5.0
 _PROJECT_FOLDERS = ("code", "data", "models", "runs")
+_OBJECTS = "capsules"
 _REMOVED = ".removed"
 _KERNEL_GROUPS = Path("/proc/net/rpc/auth.unix.gid/flush")
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -92,6 +94,7 @@ def wanted(people: Mapping[str, int], projects: Mapping[str, int]) -> Iterator[F
         yield Folder(("projects", name), 0, gid, 0o2750)
         for folder in _PROJECT_FOLDERS:
             yield Folder(("projects", name, folder), 0, gid, 0o2770)
+        yield Folder(("projects", name, _OBJECTS), 0, gid, 0o3770)
 
 
 def _usable(entries: Mapping[str, int], names: re.Pattern[str], numbers: range) -> Iterator[tuple[str, int]]:

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from labcluster.adapters import munge_client
-from labcluster.cli import following, parameters
+from labcluster.cli import code, following, parameters
 from labcluster.cli.main import main
 from labcluster.errors import LabclusterError
 
@@ -230,6 +230,8 @@ def labctl(
     monkeypatch.setattr(following, "_FIRST_POLL", 0.001)
     monkeypatch.setattr(parameters, "user_name", lambda: "ada")
     monkeypatch.setattr("labcluster.cli.ls.user_name", lambda: "ada")
+    # The tests of test_code.py are about code that is kept; the others run in this repository itself.
+    monkeypatch.setattr(code, "look", lambda folder: (None, None))
     monkeypatch.setenv("LABCTL_CONFIG", str(settings))
     monkeypatch.setenv("TZ", "UTC")
     monkeypatch.setenv("COLUMNS", "80")

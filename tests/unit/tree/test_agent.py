@@ -33,6 +33,7 @@ def test_people_get_home_and_scratch_and_projects_their_folders() -> None:
     assert sorted(folders) == [
         "home/ada",
         "projects/vision",
+        "projects/vision/capsules",
         "projects/vision/code",
         "projects/vision/data",
         "projects/vision/models",
@@ -45,6 +46,8 @@ def test_people_get_home_and_scratch_and_projects_their_folders() -> None:
         0o700,
     )
     assert folders["projects/vision/runs"].mode == 0o2770
+    # Sticky: members add objects, and none of them removes another's.
+    assert folders["projects/vision/capsules"].mode == 0o3770
     # Nobody but root may put something else in the place of runs.
     assert not folders["projects/vision"].mode & stat.S_IWGRP
 

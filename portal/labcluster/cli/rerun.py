@@ -1,0 +1,116 @@
+"""labctl rerun."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from labcluster.cli import code
+from labcluster.cli.parameters import (
+    EnvType,
+    MemoryType,
+    ParameterValueType,
+    RunType,
+    TimeType,
+    dry_run_option,
+    json_option,
+)
+from labcluster.cli.session import build
+from labcluster.cli.submit import Way, directory, send
+from labcluster.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from labcluster.adapters.portal import Portal
+
+# What a run is made of, under the same names in the answer and in a request.
+_SAME = (
+    *("command", "workdir", "project", "name", "gpus", "cpus", "memory", "time_seconds", "nodes"),
+    *("priority", "requeue", "env", "code", "params", "seed", "data"),
+)
+
+
+@click.command()
+@click.argument("run", type=RunType())
+@click.option(
+    "-s", "--set", "params", type=ParameterValueType(), multiple=True,
+    help="Another value of a parameter, or one more. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), metavar="N", help="Another seed.  [default: the run's]"
+)
+@click.option("-g", "--gpus", type=click.IntRange(min=0), metavar="N", help="GPUs on each of its nodes.")
+@click.option("-c", "--cpus", type=click.FloatRange(min=0.1), metavar="N", help="CPU cores.")
+@click.option("-m", "--memory", type=MemoryType(), help="Main memory: 512M, 8G.")
+@click.option("-t", "--time", "time_seconds", type=TimeType(), help="It is ended after this time.")
+@click.option("-N", "--nodes", type=click.IntRange(1, 1024), metavar="N", help="Pods that start together.")
+@click.option("-n", "--name", help="Another name of the run.")
+@click.option("-i", "--image", help="Another image.  [default: the very one that the run had]")
+@click.option(
+    "-e", "--env", "env", type=EnvType(), multiple=True, help="Another variable, or one more. Repeatable."
+)
+@click.option("--priority", type=click.Choice(["interactive", "normal", "low"]), help="Place in the queue.")
+@click.option(
+    "--code", "which", type=click.Choice(["kept", "current"]), default="kept",
+    help="Code as the run had it, or that of this directory as it is now.  [default: kept]",
+)  # fmt: skip
+@click.option("-w", "--wait", is_flag=True, help="Wait for its end, and end with its exit status.")
+@click.option("-f", "--follow", is_flag=True, help="As --wait, and print what it prints.")
+@click.option("--idempotency-key", "key", help="The same key never makes a second run: for scripts.")
+@dry_run_option
+@json_option
+def command(
+    run: str,
+    params: tuple[tuple[str, str], ...],
+    env: tuple[tuple[str, str], ...],
+    which: str,
+    wait: bool,
+    follow: bool,
+    key: str | None,
+    dry_run: bool,
+    as_json: bool,
+    **changes: Any,
+) -> int | None:
+    """Run a past run again, with changes.
+
+    The new run has the code that the old one was submitted with, its image to the byte, its variables,
+    parameters, seed, data and resources, but for what is changed here; it knows which run it repeats.
+
+    \b
+      labctl rerun vision-12 --set lr=0.01 --follow
+      labctl rerun vision-12.3 --code current --time 4h
+    """
+    if follow and as_json:
+        raise UsageError("--follow prints the run's output, --json the run: take --wait --json")
+    portal = build()
+    old = portal.get(f"/runs/{run}")
+    request = {name: old[name] for name in _SAME if old.get(name) is not None}
+    request |= {"image": f"{old['image']}@{old['image_digest']}", "parent": old["id"]}
+    if old.get("array"):
+        request |= _of_array(portal, old)
+    request |= {name: value for name, value in changes.items() if value is not None}
+    request["params"] = (old.get("params") or {}) | dict(params)
+    request["env"] = old["env"] | dict(env)
+    request["idempotency_key"] = key or os.urandom(16).hex()
+    here, why = None, None
+    if which == "current":
+        request["workdir"] = directory()
+        request.pop("code", None)
+        here, why = code.look(request["workdir"])
+    elif old.get("code") and (gone := code.missing(old["code"], old["project"])):
+        raise NotFoundError(
+            f"the code of {run} is gone: {gone}; --code current takes that of this directory instead"
+        )
+    if follow and "array" in request:
+        raise UsageError(f"--follow: {run} is an array; take --wait, or name a member as in {run}.0")
+    return send(portal, request, here, Way(wait, follow, dry_run, as_json), why)
+
+
+def _of_array(portal: Portal, old: dict[str, Any]) -> dict[str, Any]:
+    """What makes it an array again; its members have its seed plus their index."""
+    first = portal.get(f"/runs/{old['id']}/members")["items"][0]
+    request = {"array": old["array"]["indices"]}
+    if first.get("seed") is not None:
+        request["seed"] = (first["seed"] - first["array_index"]) % 2**31
+    return request
