@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +77,20 @@ class Lab:
         assert code.digest is not None
         found: dict[str, Any] = json.loads(self.read(code.digest))
         return found
+
+
+def files_of(lab: Lab, code: Code) -> dict[str, str]:
+    """What a run will find: every layer over those before it, without what was deleted."""
+    capsule = lab.capsule(code)
+    found: dict[str, str] = {}
+    for layer in capsule["layers"]:
+        with tarfile.open(fileobj=io.BytesIO(lab.read(layer["sha256"]))) as archive:
+            for entry in archive:
+                path = layer["prefix"] + entry.name
+                if path in capsule["deleted"]:
+                    continue
+                assert (entry.mtime, entry.uid, entry.gid, entry.uname) == (0, 0, 0, "")
+                content = archive.extractfile(entry) if entry.isreg() else None
+                found[path] = content.read().decode() if content else f"-> {entry.linkname}"
+    assert capsule["files"] == len(found)
+    return found

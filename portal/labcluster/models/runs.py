@@ -373,26 +373,6 @@ class Queue(_Model):
     items: list[QueueItem]
 
 
-class NodeView(_Model):
-    """What a node has and how much of it runs have taken."""
-
-    name: str
-    ready: bool
-    gpus: int
-    gpus_used: int
-    cpus: float
-    cpus_used: float
-    memory: int
-    memory_used: int
-    runs: list[str]
-
-
-class NodeList(_Model):
-    """All nodes that can run something."""
-
-    items: list[NodeView]
-
-
 class Problem(BaseModel):
     """An RFC 9457 problem document; `code` is labctl's exit status."""
 

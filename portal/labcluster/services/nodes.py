@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from labcluster.models import labels, quantities
-from labcluster.models.runs import NodeView
+from labcluster.models.nodes import NodeView
 from labcluster.services.ports import KubeObject
 
 GPU = "nvidia.com/gpu"

@@ -15,11 +15,11 @@ from labcluster.errors import (
     UsageError,
 )
 from labcluster.models.callers import Caller
+from labcluster.models.nodes import NodeView
 from labcluster.models.runs import (
     RUN_ID,
     BulkRequest,
     NewRun,
-    NodeView,
     ProjectShare,
     QueueItem,
     Run,

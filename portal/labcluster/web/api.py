@@ -12,12 +12,12 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from labcluster.errors import ConflictError
+from labcluster.models.nodes import NodeList
 from labcluster.models.runs import (
     BulkAnswer,
     BulkRequest,
     NewRun,
     NewRunList,
-    NodeList,
     Problem,
     Queue,
     Run,
