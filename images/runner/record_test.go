@@ -38,7 +38,10 @@ func (one *pod) prepare(attempt int, command ...string) {
 	run := map[string]any{
 		"id": "vision-7", "name": "digits", "project": "vision", "user": "ada", "attempt": attempt, "command": command,
 		"workdir": one.directory, "params": map[string]string{"epochs": "5"}, "seed": 42,
-		"code": map[string]any{"commit": "abc123", "branch": "main"},
+		"code": map[string]any{
+			"digest": kept(one.t, string(storeOf(one.directory)), []byte(`{"version":1,"layers":[]}`)),
+			"commit": "abc123", "branch": "main",
+		},
 	}
 	text, _ := json.Marshal(run)
 	call := one.command("prepare", "--to", one.tools)
