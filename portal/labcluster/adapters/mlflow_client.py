@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from labcluster.errors import LabclusterError, UnreachableError
@@ -18,13 +19,18 @@ _SECONDS = 5.0
 # MLflow's own limits of one batch and of one value.
 _MOST_PARAMS, _MOST_METRICS = 100, 1000
 _PARAM_LENGTH, _TAG_LENGTH = 6000, 5000
+# The proof of a run's pod for the cluster's own server; renewed there long before it ends.
+_POD_TOKEN = Path("/var/run/secrets/labcluster/token/token")
 
 
 class MlflowClient:
     """One tracking server, as MLflow's own variables describe it."""
 
-    def __init__(self, url: str, *, headers: Mapping[str, str], ca: str | None = None) -> None:
+    def __init__(
+        self, url: str, *, headers: Mapping[str, str], ca: str | None = None, token: Path | None = None
+    ) -> None:
         self.url = url.rstrip("/")
+        self._token = token
         self._headers = dict(headers)
         self._tls = ssl.create_default_context(cafile=ca) if url.startswith("https://") else None
 
@@ -42,7 +48,9 @@ class MlflowClient:
             headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
         if workspace := env.get("MLFLOW_WORKSPACE"):
             headers["X-MLFLOW-WORKSPACE"] = workspace
-        return cls(url, headers=headers, ca=env.get("MLFLOW_TRACKING_SERVER_CERT_PATH"))
+        own = env.get("LABCLUSTER_PORTAL", "")
+        renewed = _POD_TOKEN if own and url.startswith(own) and _POD_TOKEN.exists() else None
+        return cls(url, headers=headers, ca=env.get("MLFLOW_TRACKING_SERVER_CERT_PATH"), token=renewed)
 
     def create_run(self, experiment: str, name: str, tags: Mapping[str, str]) -> str:
         """Begin a run; gives its id."""
@@ -90,6 +98,8 @@ class MlflowClient:
             headers={**self._headers, "Content-Type": "application/json"},
         )
         try:
+            if self._token:
+                request.add_header("Authorization", f"Bearer {self._token.read_text().strip()}")
             with urllib.request.urlopen(request, timeout=_SECONDS, context=self._tls) as answer:  # noqa: S310
                 return json.loads(answer.read() or b"{}")
         except urllib.error.HTTPError as error:

@@ -43,6 +43,11 @@ SECTIONS = {
         "proxy": ("labcluster.cli.proxy", "Carry one ssh connection into a run; for ssh's ProxyCommand."),
     },
     "Projects": {
+        "notebook": ("labcluster.cli.notebook", "Run notebooks on the cluster."),
+        "pipeline": (
+            "labcluster.cli.pipeline",
+            "Run pipelines: tasks that are done once for the same parameters and code.",
+        ),
         "new": ("labcluster.cli.new", "Make a project of training code from the template."),
     },
     "Cluster": {

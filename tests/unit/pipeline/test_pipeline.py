@@ -235,6 +235,21 @@ def test_every_task_is_a_run_of_mlflow_below_the_pipelines(
     assert ended == ["FINISHED"] * 4
 
 
+def test_a_pods_proof_is_read_anew_for_each_request_to_the_clusters_own_server(
+    pipeline: Pipeline,
+    tracking: tuple[type[Tracking], dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    handler, variables = tracking
+    (tmp_path / "token").write_text("t0ken\n")
+    monkeypatch.setattr("labcluster.adapters.mlflow_client._POD_TOKEN", tmp_path / "token")
+    variables |= {"MLFLOW_TRACKING_TOKEN": "0ld", "LABCLUSTER_PORTAL": variables["MLFLOW_TRACKING_URI"]}
+    done = pipeline("run", "flow:Rows", **variables, MLFLOW_RUN_ID="parent")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert handler.asked[0][0] == "runs/create"
+
+
 def test_a_cache_hit_is_recorded_as_one(
     pipeline: Pipeline, tracking: tuple[type[Tracking], dict[str, str]]
 ) -> None:
