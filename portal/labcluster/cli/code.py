@@ -123,6 +123,8 @@ def _limit(here: Here) -> int:
     given = section.get("limit") if isinstance(section, dict) else None
     if given is None:
         return DEFAULT_LIMIT
-    if not isinstance(given, str):
-        raise UsageError(f'{here.root}/{_TOML}: limit under [code] must be a size, as in limit = "500M"')
-    return int(quantities.parse(parse_memory(given)))
+    try:
+        return int(quantities.parse(parse_memory(str(given))))
+    except UsageError:
+        where = f"{here.root}/{_TOML}"
+        raise UsageError(f'{where}: limit under [code] must be a size, as in limit = "500M"') from None

@@ -41,7 +41,7 @@ def apply(context: click.Context, given: dict[str, Any], toml: dict[str, Any]) -
         try:
             default = param.type_cast_value(context, _words(value, table=table, multiple=param.multiple))
         except (LabclusterError, click.UsageError) as error:
-            said = error.detail if isinstance(error, LabclusterError) else error.format_message()
+            said = error.detail if isinstance(error, LabclusterError) else error.message.rstrip(".")
             raise UsageError(f"labcluster.toml: {name} under [{_SECTION}]: {said}") from None
         found[param.name] = {**dict(default), **dict(given[param.name])}.items() if table else default
     return found

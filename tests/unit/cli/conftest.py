@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from capsules import Lab, repository
 from labcluster.adapters import munge_client
 from labcluster.cli import code, following, parameters
 from labcluster.cli.main import main
 from labcluster.errors import LabclusterError
 
 CLUSTER = "test"
+_LOOK = code.look
 RUN: dict[str, Any] = {
     "id": "vision-7",
     "project": "vision",
@@ -242,3 +244,38 @@ def labctl(
         return Done(code, out.decode(), err.decode())
 
     return call
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labctl: Labctl) -> Lab:
+    """A login node with the store of project vision, on which ada's home is tmp_path/home."""
+    monkeypatch.setattr(code, "look", _LOOK)
+    monkeypatch.setattr(code, "PROJECTS", str(tmp_path / "lab" / "projects"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "home").mkdir()
+    return Lab(tmp_path / "lab")
+
+
+@pytest.fixture
+def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository, and the directory that labctl is called in."""
+    root = repository(tmp_path / "net", {"train.py": "v1\n", "src/model.py": "m\n"})
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.fixture
+def accepting(portal: FakePortal) -> FakePortal:
+    """A portal that accepts everything into project vision."""
+    portal.on(
+        "POST", "/runs/check", {key: value for key, value in run().items() if key not in ("id", "state")}
+    )
+    portal.on("POST", "/runs", run())
+    return portal
+
+
+def sent(portal: FakePortal, path: str = "/runs") -> dict[str, Any]:
+    """The body of the last request to a path."""
+    found: dict[str, Any] = [request for request in portal.requests if request.path == path][-1].body
+    return found

@@ -1,0 +1,125 @@
+"""Running a past run again: labctl rerun."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from capsules import Lab, write
+
+from .conftest import FakePortal, Labctl, run, sent
+
+
+@pytest.fixture
+def old(store: Lab, net: Path, accepting: FakePortal, labctl: Labctl) -> Callable[..., dict[str, Any]]:
+    """A run that was submitted here before, as the portal knows it."""
+    labctl("submit", "--", "true")
+    reference = sent(accepting)["code"]
+
+    def make(**changes: Any) -> dict[str, Any]:
+        more = {
+            **{
+                "code": reference,
+                "params": {"lr": "0.1", "epochs": "3"},
+                "seed": 7,
+                "data": ["/lab/datasets/a"],
+            },
+            **{
+                "env": {"A": "1"},
+                "nodes": 1,
+                "priority": "low",
+                "requeue": True,
+                "parent": None,
+                "array": None,
+            },
+            **{"command": ["train", "--lr", "{lr}"], "time_seconds": 60, "array_index": None},
+        }
+        found = run("succeeded", **more | changes)
+        accepting.on("GET", f"/runs/{found['id']}", found)
+        return found
+
+    return make
+
+
+def test_rerun_is_the_same_but_for_what_is_said(
+    old: Callable[..., dict[str, Any]], accepting: FakePortal, labctl: Labctl, tmp_path: Path, net: Path
+) -> None:
+    before = old()
+    write(net, {"train.py": "edited since"})
+    done = labctl("rerun", "vision-7", "--set", "lr=0.01", "--gpus", "2", "--env", "B=2", "--name", "again")
+    assert (done.code, done.out) == (0, "vision-7\n")
+    body = sent(accepting)
+    assert body["code"] == before["code"]
+    assert body["image"] == f"{before['image']}@{before['image_digest']}"
+    assert body["command"] == ["train", "--lr", "{lr}"]
+    assert body["params"] == {"lr": "0.01", "epochs": "3"}
+    assert body["env"] == {"A": "1", "B": "2"}
+    assert (body["parent"], body["seed"], body["gpus"], body["name"]) == ("vision-7", 7, 2, "again")
+    assert (body["time_seconds"], body["priority"], body["requeue"]) == (60, "low", True)
+    assert body["data"] == ["/lab/datasets/a"]
+    assert body["workdir"] == before["workdir"]
+
+
+def test_rerun_of_a_member_is_one_run_and_of_an_array_an_array(
+    old: Callable[..., dict[str, Any]], accepting: FakePortal, labctl: Labctl
+) -> None:
+    member = old(id="vision-7.3", trial=3, array_index=3, array_size=10, seed=10)
+    assert labctl("rerun", "vision-7.3").code == 0
+    assert (sent(accepting)["parent"], sent(accepting)["seed"]) == ("vision-7.3", 10)
+    assert "array" not in sent(accepting)
+    old(array={"indices": "3-5%2", "total": 3, "parallel": 2, "counts": {}}, seed=10)
+    accepting.on("GET", "/runs/vision-7/members", {"items": [member]})
+    assert labctl("rerun", "vision-7").code == 0
+    assert (sent(accepting)["array"], sent(accepting)["seed"]) == ("3-5%2", 7)
+
+
+def test_rerun_with_the_current_code_takes_this_directory(
+    old: Callable[..., dict[str, Any]], accepting: FakePortal, labctl: Labctl, store: Lab, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    before = old()
+    write(tmp_path / "other", {"train.py": "of today"})
+    monkeypatch.chdir(tmp_path / "other")
+    assert labctl("rerun", "vision-7", "--code", "current", "--image", "python-ml:2").code == 0
+    body = sent(accepting)
+    assert body["code"]["digest"] != before["code"]["digest"]
+    assert body["code"]["digest"] in store.stored()
+    assert (body["workdir"], body["image"]) == (str(tmp_path / "other"), "python-ml:2")
+
+
+@pytest.mark.parametrize("which", ["capsule", "layer"])
+def test_rerun_of_code_that_is_gone_is_told_before_anything_is_submitted(
+    old: Callable[..., dict[str, Any]], accepting: FakePortal, labctl: Labctl, store: Lab, which: str
+) -> None:
+    digest = old()["code"]["digest"]
+    name = digest if which == "capsule" else json.loads(store.read(digest))["layers"][0]["sha256"]
+    (store.objects / name[:2] / name).unlink()
+    before = len(accepting.requests)
+    done = labctl("rerun", "vision-7")
+    assert (done.code, done.err.count("\n")) == (4, 1)
+    assert name in done.err
+    assert "--code current" in done.err
+    assert len(accepting.requests) == before + 1
+
+
+def test_rerun_of_a_run_without_code_works_where_it_worked(
+    old: Callable[..., dict[str, Any]], accepting: FakePortal, labctl: Labctl
+) -> None:
+    old(code=None, params={}, seed=None, data=[])
+    assert labctl("rerun", "vision-7").code == 0
+    assert "code" not in sent(accepting)
+    assert sent(accepting)["workdir"] == "/lab/home/ada"
+
+
+def test_rerun_can_be_rehearsed_and_followed(
+    old: Callable[..., dict[str, Any]], accepting: FakePortal, labctl: Labctl
+) -> None:
+    old()
+    count = len([one for one in accepting.requests if one.path == "/runs"])
+    assert labctl("rerun", "vision-7", "--dry-run").out.startswith("This would be accepted:\n")
+    assert len([one for one in accepting.requests if one.path == "/runs"]) == count
+    assert labctl("rerun", "vision-7", "--wait").code == 0
+    assert labctl("rerun", "vision-7", "--follow", "--json").code == 2
