@@ -77,22 +77,26 @@ def test_a_notebook_whose_cell_fails_fails_and_keeps_its_copy(ada: Any) -> None:
     assert "FileNotFoundError" in text(ada, run, "artifacts/explore.ipynb")
 
 
-def test_a_pipeline_makes_runs_of_its_heavy_tasks_and_finds_them_done_the_next_time(ada: Any) -> None:
+def test_a_failed_pipeline_goes_on_where_it_stopped_and_a_finished_one_is_not_done_again(ada: Any) -> None:
     flow = FLOW.read_text().replace('Needs(gpus=1, memory="8G", time="2h")', 'Needs(gpus=1, memory="512M")')
     flow = flow.replace("Needs(cpus=4)", 'Needs(cpus=0.2, memory="512M")')
-    good(ada("cat > ~/e2e-flowers/flow.py", stdin=flow.encode()))
-    words = f"labctl pipeline run flow:Summary -p rate=0.25 --each {SMALL} --wait --json"
-    last = submitted(ada, words, timeout=400)
+    good(ada("rm -rf ~/e2e-flowers/resources; cat > ~/e2e-flowers/flow.py", stdin=flow.encode()))
+    words = f"labctl pipeline run flow:Summary -p rate=0.25 {SMALL} --json"
+
+    failed = submitted(ada, f"{words} --each --wait --env FLOW_FAILS=1", timeout=400)
+    assert (failed["state"], failed["name"]) == ("cancelled", "Summary"), failed["reason"]
+    left = submitted(ada, f"{words} --each --dry-run")
+    assert [task["name"] for task in left["cached"]] == ["Rows(seed=0)"]
+    assert [run["task"] for run in left["runs"]] == ["Weights", "Score", "Summary"]
+
+    last = submitted(ada, f"{words} --each --wait", timeout=400)
     assert (last["state"], last["name"]) == ("succeeded", "Summary"), last["reason"]
     assert json.loads(text(ada, last, "artifacts/result.json")) == {"score": 4.25, "rate": 0.25}
     lines = [json.loads(line) for line in text(ada, last, "artifacts/pipeline.jsonl").splitlines()]
     assert [(line["task"], line["state"]) for line in lines] == [("Score", "cached"), ("Summary", "done")]
+    assert submitted(ada, f"{words} --each --dry-run")["runs"] == []
 
-    again = submitted(ada, f"labctl pipeline run flow:Summary -p rate=0.25 --each {SMALL} --dry-run --json")
-    assert again["runs"] == []
-    assert [task["name"] for task in again["cached"]] == ["Summary(rate=0.25)"]
-
-    one = submitted(ada, f"labctl pipeline run flow:Summary -p rate=0.25 {SMALL} --wait --json")
-    assert one["state"] == "succeeded"
+    one = submitted(ada, f"{words} --wait")
+    assert (one["state"], one["params"]) == ("succeeded", {"rate": "0.25"}), one["reason"]
     [line] = [json.loads(line) for line in text(ada, one, "artifacts/pipeline.jsonl").splitlines()]
     assert (line["task"], line["state"]) == ("Summary", "cached")

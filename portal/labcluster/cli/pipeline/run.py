@@ -16,7 +16,7 @@ from labcluster.errors import LabclusterError, NotFoundError, UsageError
 
 _MODULE = "labcluster.pipeline"
 # Finding out what is left imports the user's modules and looks at files.
-_PLAN_NEEDS = {"gpus": 0, "cpus": 1.0, "memory": "2Gi", "time_seconds": 1800}
+_PLAN_NEEDS = {"gpus": 0, "cpus": 0.5, "memory": "2Gi", "time_seconds": 1800}
 
 
 @click.pass_context
