@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from labcluster.adapters import postgres, tables
+from labcluster.adapters.recording import PostgresRecords
 from labcluster.adapters.usage import PostgresUsage
 from labcluster.errors import ConflictError, UnreachableError
 from labcluster.models.code import MAX_SEED, CodeRef
@@ -370,3 +371,31 @@ def test_newest_report_of_what_is_stored_is_kept(pool: sa.Engine) -> None:
         report = StorageReport(measured_at=DAY, quotas=True, projects={"vision": amount}, people={})
         used.keep_storage(report)
         assert used.storage() == report
+
+
+def test_ended_runs_without_a_result_in_the_record_are_found_once(
+    store: postgres.PostgresRuns, pool: sa.Engine
+) -> None:
+    table = PostgresRecords(pool)
+    now = datetime.now(UTC)
+    first = store.add([array("0-4", range(5))], key(), "f")[0][0]
+    members = store.members("vision", first.number)
+    for place, run in enumerate(members[:4]):
+        # Two end at the same moment, one long ago.
+        end = now - timedelta(days=10) if place == 3 else now - timedelta(seconds=place // 2)
+        store.change(run, RunChange(state=RunState.LOST, finished_at=end))
+    since = now - timedelta(days=7)
+    found = table.unrecorded(since, 10)
+    assert [run.trial for run in found] == [2, 0, 1]
+    pages = [
+        table.unrecorded(since, 1),
+        table.unrecorded(since, 1, found[0]),
+        table.unrecorded(since, 9, found[1]),
+    ]
+    assert [[run.trial for run in page] for page in pages] == [[2], [0], [1]]
+    table.set_recorded(found[0], now)
+    table.set_recorded(found[1].model_copy(update={"attempt": 9}), now)
+    assert [run.trial for run in table.unrecorded(since, 10)] == [0, 1]
+    store.requeue([found[0]], "again")
+    store.change(store.members("vision", first.number)[2], RunChange(state=RunState.LOST, finished_at=now))
+    assert {run.trial for run in table.unrecorded(since, 10)} == {0, 1, 2}

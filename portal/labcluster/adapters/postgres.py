@@ -34,7 +34,7 @@ from labcluster.models.runs import (
 from labcluster.models.settings import DatabaseSettings
 
 _ACTIVE = RUNS.c.state.in_(sorted(ACTIVE_STATES))
-_PUBLIC = [column for column in RUNS.c if column.name not in ("idempotency_key", "fingerprint")]
+PUBLIC = [column for column in RUNS.c if column.name not in ("idempotency_key", "fingerprint")]
 
 
 def connect(settings: DatabaseSettings) -> sa.Engine:
@@ -142,17 +142,17 @@ class PostgresRuns:
             rows = connection.execute(query).all()
         if any(row.fingerprint != fingerprint for row in rows):
             raise ConflictError("this idempotency key was used for another request")
-        return [_run(row) for row in sorted(rows, key=lambda row: keys.index(row.idempotency_key))]
+        return [run_of(row) for row in sorted(rows, key=lambda row: keys.index(row.idempotency_key))]
 
     def get(self, project: str, number: int, trial: int) -> Run | None:
         """One run."""
-        row = self._one(sa.select(*_PUBLIC).where(*_same(project, number, trial)))
-        return _run(row) if row is not None else None
+        row = self._one(sa.select(*PUBLIC).where(*_same(project, number, trial)))
+        return run_of(row) if row is not None else None
 
     def members(self, project: str, number: int) -> Sequence[Run]:
         """The members of an array by index."""
         same = (RUNS.c.project == project, RUNS.c.number == number, RUNS.c.array_index.is_not(None))
-        return self._many(sa.select(*_PUBLIC).where(*same).order_by(RUNS.c.trial))
+        return self._many(sa.select(*PUBLIC).where(*same).order_by(RUNS.c.trial))
 
     def array(self, project: str, number: int) -> RunArray | None:
         """One array."""
@@ -161,7 +161,7 @@ class PostgresRuns:
 
     def find(self, query: RunFilter) -> Sequence[Run | RunArray]:
         """Runs and arrays, newest first; an array counts as one, in every state that a member is in."""
-        runs = sa.select(*_PUBLIC).where(RUNS.c.array_index.is_(None), *_matching(RUNS, query))
+        runs = sa.select(*PUBLIC).where(RUNS.c.array_index.is_(None), *_matching(RUNS, query))
         if query.states is not None:
             runs = runs.where(RUNS.c.state.in_(sorted(query.states)))
         arrays = sa.select(ARRAYS).where(*_matching(ARRAYS, query))
@@ -224,11 +224,11 @@ class PostgresRuns:
 
     def active(self) -> Sequence[Run]:
         """All runs that are not final, oldest first."""
-        return self._many(sa.select(*_PUBLIC).where(_ACTIVE).order_by(RUNS.c.submitted_at))
+        return self._many(sa.select(*PUBLIC).where(_ACTIVE).order_by(RUNS.c.submitted_at))
 
     def ended_since(self, moment: datetime) -> Sequence[Run]:
         """Runs that became final after `moment`."""
-        return self._many(sa.select(*_PUBLIC).where(~_ACTIVE, RUNS.c.finished_at > moment))
+        return self._many(sa.select(*PUBLIC).where(~_ACTIVE, RUNS.c.finished_at > moment))
 
     def change(self, run: Run, change: RunChange) -> bool:
         """Write what happened to this attempt of a run that is not final."""
@@ -277,12 +277,12 @@ class PostgresRuns:
 
     def _many(self, query: sa.Select[Any]) -> list[Run]:
         with reachable(), self._pool.connect() as connection:
-            return [_run(row) for row in connection.execute(query)]
+            return [run_of(row) for row in connection.execute(query)]
 
     def _changed(self, statement: sa.Update) -> list[Run]:
         with reachable(), self._pool.begin() as connection:
-            rows = connection.execute(statement.returning(*_PUBLIC)).all()
-        return sorted((_run(row) for row in rows), key=lambda run: run.trial)
+            rows = connection.execute(statement.returning(*PUBLIC)).all()
+        return sorted((run_of(row) for row in rows), key=lambda run: run.trial)
 
     def _arrays(self, query: sa.Select[Any]) -> list[RunArray]:
         """The arrays that a query of their table finds, in its order."""
@@ -293,8 +293,8 @@ class PostgresRuns:
             keys = [(row.project, row.number) for row in rows]
             same = sa.tuple_(RUNS.c.project, RUNS.c.number).in_(keys)
             number = (RUNS.c.project, RUNS.c.number)
-            firsts = sa.select(*_PUBLIC).where(same).ext(distinct_on(*number)).order_by(*number, RUNS.c.trial)
-            first = {(row.project, row.number): _run(row) for row in connection.execute(firsts)}
+            firsts = sa.select(*PUBLIC).where(same).ext(distinct_on(*number)).order_by(*number, RUNS.c.trial)
+            first = {(row.project, row.number): run_of(row) for row in connection.execute(firsts)}
             counts: dict[tuple[str, int], list[sa.Row[Any]]] = {}
             tally = sa.select(
                 *number,
@@ -349,7 +349,7 @@ def _same(project: str, number: int, trial: int) -> tuple[sa.ColumnElement[bool]
     return (RUNS.c.project == project, RUNS.c.number == number, RUNS.c.trial == trial)
 
 
-def _run(row: sa.Row[Any]) -> Run:
+def run_of(row: sa.Row[Any]) -> Run:
     values = dict(row._mapping)
     values.pop("idempotency_key", None)
     values.pop("fingerprint", None)

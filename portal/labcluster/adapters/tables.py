@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 
 METADATA = sa.MetaData()
-_ACTIVE_SQL = "state IN ('queued', 'starting', 'running')"
+ACTIVE_SQL = "state IN ('queued', 'starting', 'running')"
 
 COUNTERS = sa.Table(
     "run_counters",
@@ -58,13 +58,13 @@ RUNS = sa.Table(
     sa.Column("idempotency_key", sa.Text, nullable=False),
     sa.Column("fingerprint", sa.Text, nullable=False),
     sa.UniqueConstraint("user", "idempotency_key", name="runs_user_key"),
-    sa.Index("runs_active", "submitted_at", postgresql_where=sa.text(_ACTIVE_SQL)),
+    sa.Index("runs_active", "submitted_at", postgresql_where=sa.text(ACTIVE_SQL)),
     sa.Index("runs_submitted", "submitted_at", postgresql_where=sa.text("array_index IS NULL")),
     sa.Index("runs_finished", "finished_at"),
     sa.Index(
         "runs_unrecorded",
         "finished_at",
-        postgresql_where=sa.text(f"recorded_at IS NULL AND NOT ({_ACTIVE_SQL})"),
+        postgresql_where=sa.text(f"recorded_at IS NULL AND NOT ({ACTIVE_SQL})"),
     ),
 )
 

@@ -7,9 +7,13 @@ import signal
 import threading
 from dataclasses import dataclass
 
+import sqlalchemy as sa
+
 from labcluster.adapters.kube import KubeApi, KubeJobs
 from labcluster.adapters.ldap import LdapDirectory
+from labcluster.adapters.mlflow import AssertionSigner, MlflowApi
 from labcluster.adapters.postgres import PostgresRuns, connect
+from labcluster.adapters.recording import MlflowRecords, PostgresRecords
 from labcluster.adapters.view import KubeView
 from labcluster.controller import health
 from labcluster.controller.caches import Caches
@@ -17,7 +21,9 @@ from labcluster.controller.departures import Departures
 from labcluster.controller.loop import Controller
 from labcluster.errors import UsageError
 from labcluster.models.settings import PortalSettings
+from labcluster.services.experiments import CONTROLLER
 from labcluster.services.following import RunReconciler
+from labcluster.services.recording import Recording
 
 log = logging.getLogger("labcluster.controller")
 
@@ -30,6 +36,7 @@ class Parts:
     runs: RunReconciler
     caches: Caches
     view: KubeView
+    records: Recording | None
 
 
 def build(settings: PortalSettings) -> Parts:
@@ -47,7 +54,8 @@ def build(settings: PortalSettings) -> Parts:
     wake = threading.Event()
     caches = Caches(api, wake)
     view = KubeView(api, follow_jobs=True)
-    store = PostgresRuns(connect(settings.database))
+    engine = connect(settings.database)
+    store = PostgresRuns(engine)
     runs = RunReconciler(
         store=store,
         view=view,
@@ -56,7 +64,19 @@ def build(settings: PortalSettings) -> Parts:
         registry=settings.registry.host,
     )
     controller = Controller(api, directory, caches, wake, Departures(api, store), outside=settings.pod_egress)
-    return Parts(controller, runs, caches, view)
+    return Parts(controller, runs, caches, view, _recording(settings, api, engine))
+
+
+def _recording(settings: PortalSettings, api: KubeApi, engine: sa.Engine) -> Recording | None:
+    if settings.mlflow is None:
+        return None
+    mlflow = MlflowApi(settings.mlflow, AssertionSigner(settings.mlflow.key_file), CONTROLLER)
+    return Recording(
+        table=PostgresRecords(engine),
+        records=MlflowRecords(mlflow),
+        jobs=KubeJobs(api),
+        settings=settings.jobs,
+    )
 
 
 def main() -> None:
@@ -71,6 +91,8 @@ def main() -> None:
     )
     parts.view.start()
     threading.Thread(target=parts.runs.run, args=(stop,), name="runs", daemon=True).start()
+    if parts.records:
+        threading.Thread(target=parts.records.run, args=(stop,), name="records", daemon=True).start()
     log.info("started")
     parts.controller.run(stop)
     parts.caches.stop()

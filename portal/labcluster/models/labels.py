@@ -14,3 +14,5 @@ PRIORITY = "kueue.x-k8s.io/priority-class"
 JOB_NAME = "batch.kubernetes.io/job-name"
 JOB_UID = "batch.kubernetes.io/controller-uid"
 RANK = "batch.kubernetes.io/job-completion-index"
+# Which runs' records a Job delivers.
+DELIVERS = "labcluster.internal/delivers"

@@ -61,6 +61,11 @@ _FILE_POLICY = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src 
 Headers = Iterable[tuple[bytes, bytes]]
 
 
+def has_experiments(project: str) -> bool:
+    """Whether a project's name can be that of a workspace in MLflow."""
+    return project not in RESERVED and len(project) > 1
+
+
 class Signer(Protocol):
     """The key that MLflow believes."""
 
@@ -96,13 +101,13 @@ class ExperimentService:
             raise NotAllowedError(
                 f"{caller.user} is no member of project {project}, whose experiments these are"
             )
-        if project in RESERVED or len(project) < 2:
+        if not has_experiments(project):
             raise UsageError(f"project {project} has no experiments: MLflow knows no workspace of that name")
         return self._signer.sign(caller.user, project)
 
     def projects(self, user: str) -> list[str]:
         """The projects whose experiments a user may see, by name."""
-        return sorted(name for name in self._view.memberships(user) if name not in RESERVED and len(name) > 1)
+        return sorted(filter(has_experiments, self._view.memberships(user)))
 
 
 def read_target(path: str) -> Target:

@@ -10,6 +10,7 @@ from typing import Any
 from labcluster.models import labels, quantities
 from labcluster.models.runs import Run, RunView
 from labcluster.models.settings import JobSettings
+from labcluster.services.experiments import has_experiments
 from labcluster.services.nodes import GPU, Amount
 from labcluster.services.parameters import fill
 
@@ -109,6 +110,8 @@ def gang_policy(run: Run, job_uid: str) -> dict[str, Any]:
 
 
 def _pod(run: Run, settings: JobSettings, registry: str) -> dict[str, Any]:
+    if not has_experiments(run.project):
+        settings = settings.model_copy(update={"record": None})
     memory = quantities.parse(run.memory)
     mine = {"cpu": quantities.show_cpus(run.cpus), "memory": run.memory}
     resources = mine | ({GPU: str(run.gpus)} if run.gpus else {})
@@ -141,16 +144,16 @@ def _pod(run: Run, settings: JobSettings, registry: str) -> dict[str, Any]:
                 "name": "prepare",
                 "image": settings.runner_image,
                 # With the command as it is started: run.json has it as it was given.
-                "command": ["/labrun", "prepare", "--", *map(_literal, command)],
+                "command": ["/labrun", "prepare", "--", *map(literal, command)],
                 "env": _env(
-                    {**_own_env(run, settings), **_record_env(settings), "LABCLUSTER_RUN": _run_json(run)},
+                    {**_own_env(run, settings), **record_env(settings), "LABCLUSTER_RUN": _run_json(run)},
                     run,
                     init=True,
                 ),
                 # Of init containers and the others the larger counts: hashing data with all that the run has
                 # costs nobody anything.
                 "resources": {"requests": mine | {_DISK: "0"}, "limits": mine | {_DISK: settings.disk}},
-                "securityContext": _locked(),
+                "securityContext": locked(),
                 # Its last line is the reason that the user is told when it fails.
                 "terminationMessagePolicy": "FallbackToLogsOnError",
                 "volumeMounts": [tools, lab],
@@ -161,11 +164,11 @@ def _pod(run: Run, settings: JobSettings, registry: str) -> dict[str, Any]:
             {
                 "name": CONTAINER,
                 "image": f"{registry}/{repository}@{run.image_digest}",
-                "command": [f"{_TOOLS}/labrun", "exec", "--", *map(_literal, command)],
+                "command": [f"{_TOOLS}/labrun", "exec", "--", *map(literal, command)],
                 "workingDir": workdir(run),
                 "env": [*_env({**run.env, **_own_env(run, settings)}, run), NODE_NAME],
                 "resources": {"requests": requests, "limits": limits},
-                "securityContext": _locked(),
+                "securityContext": locked(),
                 "volumeMounts": [
                     tools,
                     lab,
@@ -201,15 +204,16 @@ def _sidecar(run: Run, settings: JobSettings, mounts: list[dict[str, Any]]) -> l
             "image": settings.runner_image,
             "command": ["/labrun", "record"],
             "restartPolicy": "Always",
-            "env": _env({**_own_env(run, settings), **_record_env(settings)}, run, init=True),
+            "env": _env({**_own_env(run, settings), **record_env(settings)}, run, init=True),
             "resources": {"requests": _RECORDER_ASKS, "limits": _RECORDER_LIMITS},
-            "securityContext": _locked(),
+            "securityContext": locked(),
             "volumeMounts": [*mounts, *token_mounts(settings)],
         }
     ]
 
 
-def _record_env(settings: JobSettings) -> dict[str, str]:
+def record_env(settings: JobSettings) -> dict[str, str]:
+    """What a recorder is told of the portal and of its limits."""
     record = settings.record
     if record is None:
         return {}
@@ -291,7 +295,7 @@ def _own_env(run: Run, settings: JobSettings) -> dict[str, str]:
 
 def _env(values: dict[str, str], run: Run, *, init: bool = False) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = [
-        {"name": name, "value": _literal(value)} for name, value in values.items()
+        {"name": name, "value": literal(value)} for name, value in values.items()
     ]
     if run.nodes > 1:
         # One process a pod is the simplest case, in which it is also the rank.
@@ -307,10 +311,11 @@ def _run_json(run: Run) -> str:
     return json.dumps(RunView.of(run).model_dump(mode="json"), separators=(",", ":"))
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """Kubernetes expands $(NAME) in commands and values; the user's text must arrive as he wrote it."""
     return text.replace("$", "$$")
 
 
-def _locked() -> dict[str, Any]:
+def locked() -> dict[str, Any]:
+    """The security context of a container that may do nothing beyond its user's rights."""
     return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
