@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import shutil
-import socket
-import subprocess
 import threading
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -33,8 +27,8 @@ from labcluster.models.runs import (
     Submission,
 )
 from labcluster.models.usage import StorageAmount, StorageReport
+from postgresql_server import running
 
-BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 NEW = NewRun(
     project="vision",
     name="train",
@@ -55,30 +49,9 @@ NEW = NewRun(
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of our own; PostgreSQL does not run as root, so root borrows Debian's user."""
-    root = os.geteuid() == 0
-    if not BINARIES or (root and not shutil.which("runuser")):
-        pytest.skip("PostgreSQL's server is not installed")
-    home = tmp_path_factory.mktemp("postgresql")
-    as_user = ["runuser", "-u", "postgres", "--"] if root else []
-    user = "postgres" if root else getpass.getuser()
-    if root:
-        for folder in (home, home.parent):
-            folder.chmod(0o755)
-        home.parent.parent.chmod(0o755)
-        shutil.chown(home, "postgres")
-    data = home / "data"
-    initialise = [*as_user, BINARIES[-1] / "initdb", "-D", data, "-A", "trust", "-N"]
-    subprocess.run(initialise, check=True, capture_output=True)
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port = found.getsockname()[1]
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c fsync=off -k {home}"
-    control = [*as_user, BINARIES[-1] / "pg_ctl", "-D", data, "-w"]
-    subprocess.run([*control, "-l", home / "log", "-o", options, "start"], check=True, capture_output=True)
-    try:
-        yield f"postgresql+psycopg://{user}@127.0.0.1:{port}/postgres"
-    finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True)
+    """A server of our own."""
+    with running(tmp_path_factory.mktemp("postgresql")) as place:
+        yield f"postgresql+psycopg://{place}"
 
 
 @pytest.fixture(scope="module")
