@@ -52,12 +52,14 @@ class MlflowClient:
         renewed = _POD_TOKEN if own and url.startswith(own) and _POD_TOKEN.exists() else None
         return cls(url, headers=headers, ca=env.get("MLFLOW_TRACKING_SERVER_CERT_PATH"), token=renewed)
 
-    def create_run(self, experiment: str, name: str, tags: Mapping[str, str]) -> str:
-        """Begin a run; gives its id."""
+    def create_run(
+        self, experiment: str, name: str, tags: Mapping[str, str], started: float | None = None
+    ) -> str:
+        """Begin a run, now or at a time in Unix seconds; gives its id."""
         body = {
             "experiment_id": experiment,
             "run_name": name,
-            "start_time": _milliseconds(),
+            "start_time": _milliseconds(started),
             "tags": _pairs(tags, _TAG_LENGTH),
         }
         return str(self._post("runs/create", body)["run"]["info"]["run_id"])
@@ -113,5 +115,5 @@ def _pairs(values: Mapping[str, str], length: int) -> list[dict[str, str]]:
     return [{"key": key, "value": str(value)[:length]} for key, value in values.items()]
 
 
-def _milliseconds() -> int:
-    return int(time.time() * 1000)
+def _milliseconds(at: float | None = None) -> int:
+    return int((time.time() if at is None else at) * 1000)

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ class Entry:
     outputs: list[str]
     code: str
     finished: float
-    seconds: float
+    seconds: float = 0.0
     error: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -45,6 +46,7 @@ class Record:
         self.root: str | None = None
         self.folder: Path | None = None
         self.entries: list[Entry] = []
+        self._began: dict[str, float] = {}
         self._points: dict[str, list[tuple[str, float, int]]] = {}
         self._client = MlflowClient.from_environment()
         self._parent = os.environ.get("MLFLOW_RUN_ID")
@@ -57,8 +59,9 @@ class Record:
         if self._client is not None and self._parent is None:
             self._parent = self._tell(lambda client: client.create_run(self._experiment, name, {}))
 
-    def began(self, _task: str, name: str) -> None:
+    def began(self, task: str, name: str) -> None:
         """A task begins."""
+        self._began[task] = time.time()
         print(f"{name} begins", flush=True)
 
     def metrics(self, task: str, name: str, step: int, values: dict[str, float]) -> None:
@@ -76,7 +79,12 @@ class Record:
     def ended(self, entry: Entry) -> None:
         """A task was done, was there already, or failed."""
         points = self._points.pop(entry.id, [])
-        entry = dataclasses.replace(entry, metrics={key: value for key, value, _ in points})
+        began = self._began.pop(entry.id, entry.finished)
+        entry = dataclasses.replace(
+            entry,
+            seconds=round(max(0.0, entry.finished - began), 3),
+            metrics={key: value for key, value, _ in points},
+        )
         self.entries.append(entry)
         how = {"done": f"done in {entry.seconds:.1f} s", "cached": "was there already"}
         print(f"{entry.task} {how.get(entry.state) or f'failed: {entry.error}'}", flush=True)
@@ -126,7 +134,7 @@ class Record:
             tags["mlflow.parentRunId"] = self._parent
         if entry.error:
             tags["labcluster.error"] = entry.error
-        run = client.create_run(self._experiment, entry.task, tags)
+        run = client.create_run(self._experiment, entry.task, tags, entry.finished - entry.seconds)
         client.log(run, params=entry.params, metrics=[*points, ("seconds", entry.seconds, 0)])
         client.end_run(run, "FAILED" if entry.state == "failed" else "FINISHED")
         if entry.id == self.root:

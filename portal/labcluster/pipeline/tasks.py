@@ -70,7 +70,7 @@ def name_of(task: gokart.TaskOnKart[Any]) -> str:
     return f"{type(task).__name__}({', '.join(f'{key}={value}' for key, value in given.items())})"
 
 
-def entry(task: gokart.TaskOnKart[Any], state: str, seconds: float = 0.0, error: str | None = None) -> Entry:
+def entry(task: gokart.TaskOnKart[Any], state: str, error: str | None = None) -> Entry:
     """What is recorded of a task."""
     required = luigi.task.flatten(task.requires())
     code = task.get_own_code() if isinstance(task, Task) else ""
@@ -83,7 +83,6 @@ def entry(task: gokart.TaskOnKart[Any], state: str, seconds: float = 0.0, error:
         outputs=[target.path() for target in luigi.task.flatten(task.output())],
         code=hashlib.sha256(code.encode()).hexdigest()[:12],
         finished=round(time.time(), 3),
-        seconds=round(seconds, 3),
         error=error,
     )
 
@@ -93,9 +92,9 @@ def _began(task: Task) -> None:
     record().began(task.make_unique_id(), name_of(task))
 
 
-@Task.event_handler(luigi.Event.PROCESSING_TIME)
-def _took(task: Task, seconds: float) -> None:
-    record().ended(entry(task, "done", seconds))
+@Task.event_handler(luigi.Event.SUCCESS)
+def _succeeded(task: Task) -> None:
+    record().ended(entry(task, "done"))
 
 
 @Task.event_handler(luigi.Event.DEPENDENCY_PRESENT)

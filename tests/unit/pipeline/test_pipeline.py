@@ -221,6 +221,8 @@ def test_every_task_is_a_run_of_mlflow_below_the_pipelines(
     assert pipeline("run", "flow:Summary", **variables).returncode == 0
     created = [body for path, body in handler.asked if path == "runs/create"]
     assert [body["run_name"] for body in created] == ["Rows", "Weights", "Score", "Summary"]
+    ends = [body["end_time"] for path, body in handler.asked if path == "runs/update"]
+    assert all(begin["start_time"] <= end for begin, end in zip(created, ends, strict=True))
     tags = {tag["key"]: tag["value"] for tag in created[1]["tags"]}
     assert (created[1]["experiment_id"], tags["mlflow.parentRunId"]) == ("7", "parent")
     assert tags["labcluster.state"] == "done"
