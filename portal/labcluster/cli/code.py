@@ -66,6 +66,21 @@ def capture(here: Here, project: str, *, dry_run: bool = False) -> Any:
     return taking.take(here.repository, here.folder)
 
 
+def warn_of_unseen(code: Any, here: Here, command: list[str]) -> None:
+    """Say which files that the command names are not in the copy that the run works in."""
+    words = {word.rpartition("=")[2] for word in command}
+    there = sorted(
+        word
+        for word in words
+        if word and word[0] != "/" and os.path.lexists(os.path.join(here.folder, word))  # noqa: PTH118
+    )
+    for word in code.unseen(there):
+        output.say(
+            f"the run will not find {word}, which is ignored or outside of {here.root}: give its path as"
+            f" {os.path.join(here.folder, word)}"  # noqa: PTH118
+        )
+
+
 def store_of(project: str) -> str:
     """Where a project's objects are."""
     return f"{PROJECTS}/{project}/capsules"

@@ -181,6 +181,7 @@ def send(
         plan = portal.post("/runs/check", request | {"code": here.placeholder()})
         taken = code.capture(here, plan["project"], dry_run=way.dry_run)
         request["code"] = taken.reference()
+        code.warn_of_unseen(taken, here, request["command"])
         if way.dry_run:
             show_plan(plan | {"code": request["code"]}, way.as_json, f"would be kept: {code.describe(taken)}")
             return None

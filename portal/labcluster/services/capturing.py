@@ -70,6 +70,18 @@ class Code(NamedTuple):
     digest: str | None
     capsule: dict[str, Any]
     root: str
+    #: All that the run will find, below the root.
+    paths: frozenset[str]
+
+    def unseen(self, words: Iterable[str]) -> list[str]:
+        """Which of these paths, relative to where the command starts, the run will not find."""
+        folders = {parent for path in self.paths for parent in _parents(path)}
+        return [
+            word
+            for word in words
+            if (path := posixpath.normpath(posixpath.join(self.capsule["subdir"], word))) not in self.paths
+            and path not in folders
+        ]
 
     def reference(self) -> dict[str, Any]:
         """The `CodeRef` of a request."""
@@ -171,7 +183,7 @@ class Capture:
             "toml": rules.TOML_FILE in sizes,
         }
         digest = self._store.keep(rules.canonical(capsule)).sha256 if self._store else None
-        return Code(digest, capsule, git.root)
+        return Code(digest, capsule, git.root, frozenset(sizes))
 
     def _parts(self, git: Git, prefix: str) -> list[_Part]:
         """A repository and those within it, the outer before the inner."""
@@ -306,6 +318,12 @@ class Capture:
 
 
 _SPECIAL = "neither a file nor a folder"
+
+
+def _parents(path: str) -> Iterable[str]:
+    while path:
+        path = posixpath.dirname(path)
+        yield path or "."
 
 
 def _fault(prefix: str, path: str, found: Found) -> str | None:

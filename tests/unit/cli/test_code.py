@@ -78,6 +78,23 @@ def test_folder_in_a_home_that_is_a_repository_is_kept_alone(
     assert sent(accepting)["code"]["commit"] is None
 
 
+def test_file_that_the_command_names_and_the_run_will_not_find_is_told(
+    store: Lab, net: Path, accepting: FakePortal, labctl: Labctl
+) -> None:
+    write(net, {".gitignore": "data/\n", "data/a.csv": "", "own.csv": ""})
+    (net / "empty").mkdir()
+    words = ["train.py", "--data=data", "data/a.csv", "own.csv", "src", ".", "../net/src", "../..", "1"]
+    done = labctl("submit", "--", *words)
+    assert done.code == 0
+    assert [line.split(",")[0] for line in done.err.splitlines()] == [
+        "the run will not find ../..",
+        "the run will not find ../net/src",
+        "the run will not find data",
+        "the run will not find data/a.csv",
+    ]
+    assert f"give its path as {net}/data/a.csv" in done.err
+
+
 def test_no_code_works_in_the_directory(store: Lab, net: Path, accepting: FakePortal, labctl: Labctl) -> None:
     done = labctl("submit", "--no-code", "--", "true")
     assert (done.code, done.err) == (0, "")
