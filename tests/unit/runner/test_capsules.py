@@ -49,6 +49,13 @@ class Site:
         self, code: Code | None = None, *, number: int = 1, attempt: int = 1, **more: Any
     ) -> subprocess.CompletedProcess[str]:
         """Run `labrun prepare` for a run of some code."""
+        call, environment = self.call(code, number, attempt, more)
+        return subprocess.run(call, env=environment, capture_output=True, text=True, check=False)
+
+    def call(
+        self, code: Code | None, number: int, attempt: int, more: dict[str, Any]
+    ) -> tuple[list[Any], dict[str, str]]:
+        """What to call, and with which environment."""
         words = more.pop("command", ["train", "--lr", "{lr}"])
         run = {
             **{"id": f"vision-{number}", "project": "vision", "user": "ada", "attempt": attempt},
@@ -65,8 +72,7 @@ class Site:
         }
         tools = self.folder / "tools"
         tools.mkdir(exist_ok=True)
-        command = [self.labrun, "prepare", "--to", tools, "--", *words]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return [self.labrun, "prepare", "--to", tools, "--", *words], environment
 
     def read(self, name: str, number: int = 1) -> Any:
         """A JSON file of the run."""
@@ -140,6 +146,24 @@ def test_later_attempt_gets_a_fresh_copy_and_keeps_what_the_earlier_wrote(
     assert site.prepare(code, attempt=2).returncode == 0
     assert tree(site.directory() / "code") == {"train.py": "v1"}
     assert tree(site.directory() / "code.attempt-1") == {"train.py": "changed", "model.pt": "weights"}
+
+
+def test_pods_of_one_run_wait_for_the_one_that_checks_out(site: Site, lab: Lab, tmp_path: Path) -> None:
+    code = lab.capture(repository(tmp_path / "net", {"train.py": "v1"}))
+    call, environment = site.call(code, 1, 1, {})
+    gang = {"LABCLUSTER_NODES": "2", "MASTER_ADDR": "localhost"}
+    second = subprocess.Popen(
+        call, env=environment | gang | {"NODE_RANK": "1"}, stdout=subprocess.PIPE, text=True
+    )
+    with pytest.raises(subprocess.TimeoutExpired):
+        second.wait(1)
+    assert not (site.directory() / "code").exists()
+    first = subprocess.run(call, env=environment | gang | {"NODE_RANK": "0"}, check=False)
+    said, _ = second.communicate(timeout=20)
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "waiting until the first pod has checked out the code" in said
+    assert tree(site.directory() / "code") == {"train.py": "v1"}
+    assert not list(site.directory().glob(".waiting*"))
 
 
 def test_code_that_is_gone_or_damaged_is_told_by_name(site: Site, lab: Lab, tmp_path: Path) -> None:

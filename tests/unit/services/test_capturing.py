@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,15 @@ def test_changes_that_were_packed_before_are_not_packed_again(
     first = lab.capture(net)
     monkeypatch.setattr("labcluster.adapters.objects._entry", lambda *_: pytest.fail("packed again"))
     assert lab.capture(net) == first
+
+
+def test_several_who_submit_at_once_do_not_disturb_one_another(lab: Lab, net: Path) -> None:
+    write(net, {f"m{number}.py": "x" * number for number in range(50)})
+    with ThreadPoolExecutor(8) as pool:
+        digests = {code.digest for code in pool.map(lambda _: lab.capture(net), range(16))}
+    assert len(digests) == 1
+    assert not list(lab.objects.glob(".new-*"))
+    assert files_of(lab, lab.capture(net))["m49.py"] == "x" * 49
 
 
 def test_executables_and_links_stay_what_they_are(lab: Lab, net: Path) -> None:
