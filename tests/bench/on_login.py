@@ -66,6 +66,31 @@ def measure_submit(count):
     return series
 
 
+def measure_capsule(count):
+    """`labctl submit` in a git repository of 500 files, in turns with its code kept and without."""
+    git = ["git", "-c", "user.name=bench", "-c", "user.email=bench@lab.internal"]
+    series = {"kept": [], "plain": []}
+    project, gpus = biggest()
+    base = [*SUBMIT, "--project", project, "--gpus", str(gpus)]
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=Path.home()) as folder:
+        os.chdir(folder)
+        for number in range(500):
+            Path(f"module{number}.py").write_text(f"x = {number}\n" * 100)
+        timed([*git, "init", "--quiet"])
+        timed([*git, "add", "--all"])
+        timed([*git, "commit", "--quiet", "--message", "bench"])
+        Path("module1.py").write_text("x = 'changed'\n")
+        time.sleep(3)
+        for turn in range(count + 1):
+            for name, options in (("kept", []), ("plain", ["--no-code"])):
+                took, run = timed([*base, *options, "--", "true"])
+                timed(["labctl", "cancel", run.strip()])
+                if turn:  # the first one packs the code
+                    series[name].append(took)
+        os.chdir("/")
+    return series
+
+
 def measure_start(count):
     """From `labctl submit` to the first moment of the command, by the one clock of all lab hosts."""
     series = {"start": []}
@@ -209,6 +234,7 @@ if __name__ == "__main__":
     measures = {
         "help": measure_help,
         "submit": measure_submit,
+        "capsule": measure_capsule,
         "start": measure_start,
         "rate": measure_rate,
         "array": measure_array,
