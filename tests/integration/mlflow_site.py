@@ -215,12 +215,12 @@ def _portal(settings: MlflowSettings) -> Iterator[str]:
 
 
 @contextmanager
-def started(home: Path, database_home: Path) -> Iterator[Record]:
+def started(home: Path) -> Iterator[Record]:
     """Everything, until the end of the block."""
     _install()
     private, public = _keys(home)
     certificate = _certificate(home)
-    with running(database_home) as place:
+    with running() as place:
         database = f"postgresql+psycopg2://{place}"
         with _server(home, database, public, certificate) as url:
             settings = MlflowSettings(url=url, ca_file=certificate[0], key_file=private)

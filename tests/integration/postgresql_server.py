@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,33 +18,30 @@ BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
 @contextmanager
-def running(home: Path) -> Iterator[str]:
-    """`USER@127.0.0.1:PORT/postgres` of a server in a folder; skips where it is not installed.
+def running() -> Iterator[str]:
+    """`USER@127.0.0.1:PORT/postgres` of a new server; skips where PostgreSQL is not installed.
 
-    PostgreSQL does not run as root, so root borrows Debian's user.
+    It does not run as root, so root borrows Debian's user. Its folder is none of pytest's, which every other
+    session of pytest closes to that user.
     """
     root = os.geteuid() == 0
     if not BINARIES or (root and not shutil.which("runuser")):
         pytest.skip("PostgreSQL's server is not installed")
     as_user = ["runuser", "-u", "postgres", "--"] if root else []
     user = "postgres" if root else getpass.getuser()
-    if root:
-        for folder in (home, home.parent):
-            folder.chmod(0o755)
-        home.parent.parent.chmod(0o755)
-        shutil.chown(home, "postgres")
-    data = home / "data"
-    initialise = [*as_user, BINARIES[-1] / "initdb", "-D", data, "-A", "trust", "-N"]
-    subprocess.run(initialise, check=True, capture_output=True)
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port = found.getsockname()[1]
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c fsync=off -k {home}"
-    control = [*as_user, BINARIES[-1] / "pg_ctl", "-D", data, "-w"]
-    subprocess.run([*control, "-l", home / "log", "-o", options, "start"], check=True, capture_output=True)
-    try:
-        yield f"{user}@127.0.0.1:{port}/postgres"
-    finally:
-        # A first signal was seen to be lost on a machine that had much to do.
-        stop = [*control, "-m", "immediate", "-t", "10", "stop"]
-        ended = any(subprocess.run(stop, capture_output=True).returncode == 0 for _ in range(3))
-        assert ended, f"PostgreSQL in {home} does not end"
+    with tempfile.TemporaryDirectory(prefix="labcluster-postgresql-") as folder:
+        if root:
+            shutil.chown(folder, "postgres")
+        data = Path(folder) / "data"
+        initialise = [*as_user, BINARIES[-1] / "initdb", "-D", data, "-A", "trust", "-N"]
+        subprocess.run(initialise, check=True, capture_output=True)
+        with socket.create_server(("127.0.0.1", 0)) as found:
+            port = found.getsockname()[1]
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c fsync=off -k {folder}"
+        control = [*as_user, BINARIES[-1] / "pg_ctl", "-D", data, "-w"]
+        start = [*control, "-l", f"{folder}/log", "-o", options, "start"]
+        subprocess.run(start, check=True, capture_output=True)
+        try:
+            yield f"{user}@127.0.0.1:{port}/postgres"
+        finally:
+            subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True)

@@ -40,8 +40,7 @@ CLOSED = {
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Record]:
-    made = tmp_path_factory.mktemp
-    with started(made("mlflow"), made("mlflow-database")) as record:
+    with started(tmp_path_factory.mktemp("mlflow")) as record:
         yield record
 
 

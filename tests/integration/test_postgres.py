@@ -48,9 +48,9 @@ NEW = NewRun(
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server() -> Iterator[str]:
     """A server of our own."""
-    with running(tmp_path_factory.mktemp("postgresql")) as place:
+    with running() as place:
         yield f"postgresql+psycopg://{place}"
 
 
