@@ -44,7 +44,7 @@ func deliverRun(ctx context.Context, directory string) error {
 		}
 		rec, err := openAs(where)
 		if err == nil {
-			delivered := rec.finish(ctx)
+			delivered := rec.finish(ctx, true)
 			rec.close()
 			if !delivered {
 				err = fmt.Errorf("not everything could be delivered")

@@ -73,7 +73,7 @@ func nodeFacts(where location) node {
 	if interfaces, err := net.Interfaces(); err == nil {
 		for _, one := range interfaces {
 			if one.Flags&net.FlagLoopback == 0 {
-				speed := firstLine(filepath.Join("/sys/class/net", one.Name, "speed"))
+				speed := strings.TrimPrefix(firstLine(filepath.Join("/sys/class/net", one.Name, "speed")), "-1")
 				facts.Network.Interfaces = append(facts.Network.Interfaces, nic{one.Name, one.MTU, speed})
 			}
 		}

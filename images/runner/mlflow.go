@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -20,6 +21,7 @@ import (
 // mlflow speaks MLflow's REST as the portal serves it below LABCLUSTER_PORTAL/mlflow/w/<project>.
 type mlflow struct {
 	base  string
+	page  string // the same for people's browsers
 	token string // path of the file that kubelet keeps fresh
 	http  *http.Client
 }
@@ -63,7 +65,7 @@ const (
 )
 
 // newMLflow is nil without a portal: everything is kept on disk then.
-func newMLflow(portal, project, token, ca string) (*mlflow, error) {
+func newMLflow(portal, page, project, token, ca string) (*mlflow, error) {
 	if portal == "" {
 		return nil, nil
 	}
@@ -86,6 +88,7 @@ func newMLflow(portal, project, token, ca string) (*mlflow, error) {
 	noRedirect := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &mlflow{
 		base:  trackingURI(portal, project),
+		page:  trackingURI(cmp.Or(page, portal), project),
 		token: token,
 		http:  &http.Client{Transport: transport, CheckRedirect: noRedirect},
 	}, nil
@@ -205,7 +208,7 @@ func (run runAnswer) identity(server *mlflow) identity {
 	return identity{
 		ExperimentID: run.Info.ExperimentID,
 		RunID:        run.Info.RunID,
-		URL:          fmt.Sprintf("%s/#/experiments/%s/runs/%s", server.base, run.Info.ExperimentID, run.Info.RunID),
+		URL:          fmt.Sprintf("%s/#/experiments/%s/runs/%s", server.page, run.Info.ExperimentID, run.Info.RunID),
 		artifacts:    strings.Trim(path, "/"),
 	}
 }

@@ -26,6 +26,7 @@ const (
 
 var (
 	optionName = regexp.MustCompile(`^--([A-Za-z][A-Za-z0-9_.-]*)$`)
+	floatText  = regexp.MustCompile(`^[+-]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+[eE])(?:[eE]?[+-]?[0-9]+)?$`)
 	shells     = regexp.MustCompile(`(?:^|/)(?:ba|da|z|k)?sh$`)
 	shellMeta  = regexp.MustCompile("[$`|&<>()*?]")
 )
@@ -69,7 +70,7 @@ func parameters(run runFile, artifacts string) map[string]string {
 	out := make(map[string]string, len(found))
 	for key, value := range found {
 		if key = cleanKey(key); key != "" && len(out) < maxParams {
-			out[key] = cut(value, maxParamValue)
+			out[key] = cut(asPython(value), maxParamValue)
 		}
 	}
 	return out
@@ -94,7 +95,7 @@ func commandParameters(command []string) map[string]string {
 			continue
 		}
 		if !given {
-			value = "true"
+			value = "True"
 			if index+1 < len(command) && isValue(command[index+1]) {
 				index++
 				value = command[index]
@@ -108,6 +109,28 @@ func commandParameters(command []string) map[string]string {
 		found[strings.ReplaceAll(match[1], "-", "_")] = value
 	}
 	return found
+}
+
+// asPython writes 1e-3 as Python prints the number, 0.001: so it compares, and a program that records the parameter
+// itself finds the value that it would write.
+func asPython(text string) string {
+	if !floatText.MatchString(text) {
+		return text
+	}
+	value, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		return text
+	}
+	short := strconv.FormatFloat(value, 'e', -1, 64)
+	_, exponent, _ := strings.Cut(short, "e")
+	if power, _ := strconv.Atoi(exponent); value != 0 && (power < -4 || power >= 16) {
+		return short
+	}
+	plain := strconv.FormatFloat(value, 'f', -1, 64)
+	if !strings.Contains(plain, ".") {
+		plain += ".0"
+	}
+	return plain
 }
 
 // isValue tells a value, which may be a negative number, from the next option.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -79,7 +80,8 @@ func keepSmall() {
 }
 
 func openAs(where location) (*recorder, error) {
-	server, err := newMLflow(os.Getenv("LABCLUSTER_PORTAL"), os.Getenv("LABCLUSTER_PROJECT"), tokenPath(), authority())
+	server, err := newMLflow(os.Getenv("LABCLUSTER_PORTAL"), os.Getenv("LABCLUSTER_PORTAL_PAGE"),
+		os.Getenv("LABCLUSTER_PROJECT"), tokenPath(), authority())
 	if err != nil {
 		return nil, err
 	}
@@ -157,7 +159,7 @@ func (rec *recorder) attend(stop context.Context, tools string) {
 			}
 			time.AfterFunc(patience, cancel)
 			files.Wait()
-			rec.finish(work)
+			rec.finish(work, false)
 			return
 		case <-time.After(wait):
 		}
@@ -243,8 +245,19 @@ func (rec *recorder) attendFiles(work, stop context.Context) {
 	}
 }
 
-// finish takes what the sources still have and delivers everything, files last. It says whether MLflow has all.
-func (rec *recorder) finish(ctx context.Context) bool {
+// mayGoOn says whether another attempt may follow: what the command does itself ends a run (docs/explanation/
+// run-states.md), what the cluster does to one with --requeue does not.
+func (rec *recorder) mayGoOn() bool {
+	var last result
+	text, err := os.ReadFile(rec.where.result(0))
+	itself := err == nil && json.Unmarshal(text, &last) == nil && last.Attempt == rec.where.attempt &&
+		last.EndedBy != byTermination
+	return rec.run.Requeue && !itself
+}
+
+// finish takes what the sources still have and delivers everything. It says whether MLflow has all; `final` says
+// that the run will not be tried again.
+func (rec *recorder) finish(ctx context.Context, final bool) bool {
 	for more := true; more; {
 		var err error
 		if more, err = rec.collect(true); err != nil {
@@ -252,7 +265,7 @@ func (rec *recorder) finish(ctx context.Context) bool {
 			break
 		}
 	}
-	err := rec.deliverAll(ctx)
+	err := rec.deliverAll(ctx, final)
 	if err != nil {
 		fmt.Printf("labrun: the rest of the record is kept on disk and delivered later: %s\n", cut(err.Error(), 300))
 	}
@@ -265,7 +278,7 @@ func (rec *recorder) finish(ctx context.Context) bool {
 	return err == nil
 }
 
-func (rec *recorder) deliverAll(ctx context.Context) error {
+func (rec *recorder) deliverAll(ctx context.Context, final bool) error {
 	// Also where it is connected: a run that the program made in between is preferred to ours.
 	if err := rec.connect(ctx, false); err != nil {
 		return err
@@ -279,10 +292,13 @@ func (rec *recorder) deliverAll(ctx context.Context) error {
 	if rec.where.rank > 0 {
 		return nil
 	}
-	if err := rec.sendParams(ctx); err != nil {
+	if err := rec.uploadFiles(ctx, true); err != nil {
 		return err
 	}
-	if err := rec.uploadFiles(ctx, true); err != nil {
+	if !final && rec.mayGoOn() {
+		return errors.New("the run may be tried again, and its parameters are its own until it has ended")
+	}
+	if err := rec.sendParams(ctx); err != nil {
 		return err
 	}
 	return rec.sendTags(ctx, rec.identity.RunID, []pair{{tagRecorded, strconv.Itoa(max(rec.where.attempt, 1))}})

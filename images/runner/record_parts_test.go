@@ -62,12 +62,12 @@ func TestParametersOfTheCommand(t *testing.T) {
 		command []string
 		want    map[string]string
 	}{
-		"forms":    {[]string{"python", "t.py", "--lr", "0.1", "--batch-size=32", "--amp"}, map[string]string{"lr": "0.1", "batch_size": "32", "amp": "true"}},
-		"negative": {[]string{"python", "t.py", "--bias", "-0.5", "-v", "--x"}, map[string]string{"bias": "-0.5", "x": "true"}},
+		"forms":    {[]string{"python", "t.py", "--lr", "0.1", "--batch-size=32", "--amp"}, map[string]string{"lr": "0.1", "batch_size": "32", "amp": "True"}},
+		"negative": {[]string{"python", "t.py", "--bias", "-0.5", "-v", "--x"}, map[string]string{"bias": "-0.5", "x": "True"}},
 		"several":  {[]string{"t", "--layers", "64", "32", "data"}, map[string]string{"layers": "64 32"}},
 		"launcher": {[]string{"torchrun", "--nproc_per_node", "2", "t.py", "--lr=1"}, map[string]string{"nproc_per_node": "2", "lr": "1"}},
 		"shell": {[]string{"bash", "-lc", `cd x && python t.py --lr 0.1 --name 'a b' --out "$HOME" --d; echo --e=1`},
-			map[string]string{"lr": "0.1", "name": "a b", "out": "", "d": "true", "e": "1"}},
+			map[string]string{"lr": "0.1", "name": "a b", "out": "", "d": "True", "e": "1"}},
 		"none": {[]string{"python", "-m", "x", "-k", "v"}, map[string]string{}},
 	} {
 		if got := commandParameters(test.command); !maps.Equal(got, test.want) {
@@ -149,5 +149,17 @@ func TestPackagesAreFoundByTheirFolders(t *testing.T) {
 	}
 	if got := pythonPackages([]string{python}); got.Packages["numpy"] != "1.0" || got.Packages["wrong"] != "" {
 		t.Errorf("%+v", got)
+	}
+}
+
+func TestNumbersAreWrittenAsPythonPrintsThem(t *testing.T) {
+	for text, want := range map[string]string{
+		"1e-3": "0.001", "1E5": "100000.0", "1e-5": "1e-05", "1.0": "1.0", "1.": "1.0", ".5": "0.5", "2.50": "2.5",
+		"1e16": "1e+16", "1e15": "1000000000000000.0", "-0.0": "-0.0", "3": "3", "007": "007", "1e": "1e", "v1.0": "v1.0",
+		"1.2.3": "1.2.3", "": "", "nan": "nan",
+	} {
+		if got := asPython(text); got != want {
+			t.Errorf("%s became %s, not %s", text, got, want)
+		}
 	}
 }

@@ -20,6 +20,7 @@ type pod struct {
 	t                *testing.T
 	directory, tools string
 	environment      []string
+	requeue          bool
 }
 
 func newPod(t *testing.T, environment []string) *pod {
@@ -37,7 +38,7 @@ func (one *pod) prepare(attempt int, command ...string) {
 	one.t.Helper()
 	run := map[string]any{
 		"id": "vision-7", "name": "digits", "project": "vision", "user": "ada", "attempt": attempt, "command": command,
-		"workdir": one.directory, "params": map[string]string{"epochs": "5"}, "seed": 42,
+		"workdir": one.directory, "params": map[string]string{"epochs": "5"}, "seed": 42, "requeue": one.requeue,
 		"code": map[string]any{
 			"digest": kept(one.t, string(storeOf(one.directory)), []byte(`{"version":1,"layers":[]}`)),
 			"commit": "abc123", "branch": "main",
@@ -176,7 +177,7 @@ func TestARunIsInMLflowWithoutALineInItsCode(t *testing.T) {
 	}
 	// --set before args.json before the command line.
 	for key, want := range map[string]string{
-		"epochs": "5", "lr": "0.001", "amp": "true", "layers": "[1,2]", "opt.name": "adam",
+		"epochs": "5", "lr": "0.001", "amp": "True", "layers": "[1,2]", "opt.name": "adam",
 	} {
 		if run.params[key] != want {
 			t.Errorf("parameter %s: %q in %v", key, run.params[key], run.params)
@@ -423,6 +424,29 @@ func TestFilesAreSentOnceAndWithinTheirLimits(t *testing.T) {
 	if !strings.HasPrefix(log, "==== the first 1048584 bytes are only in "+one.directory) || !strings.HasSuffix(log, "the end\n") ||
 		len(log) > 1<<20+1000 {
 		t.Errorf("%d bytes of the log, %q", len(log), cut(log, 200))
+	}
+}
+
+func TestParametersOfARunThatMayGoOnAreLeftToIt(t *testing.T) {
+	server := startStandIn(t)
+	one := newPod(t, server.environment(t))
+	one.requeue = true
+	one.prepare(1, "python3", "train.py", "--lr", "1e-3")
+	sidecar := one.record()
+	// The node is drained before the program says what its parameters are.
+	if got := signalled(t, one.directory, "echo ready; sleep 30", syscall.SIGTERM); got.code != 143 {
+		t.Errorf("%+v", got)
+	}
+	one.end(sidecar)
+	if run := server.only(); len(run.params) != 0 || run.tags["labcluster.recorded"] != "" || run.files["labcluster/stdout.log"] == "" {
+		t.Errorf("%v %v", run.params, run.tags)
+	}
+	// It is not tried again after all.
+	if got := finish(t, one.command("deliver", one.directory)); got.code != 0 {
+		t.Errorf("%+v", got)
+	}
+	if run := server.only(); run.params["lr"] != "0.001" || run.tags["labcluster.recorded"] != "1" {
+		t.Errorf("%v %v", run.params, run.tags)
 	}
 }
 

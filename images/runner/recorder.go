@@ -44,6 +44,7 @@ type runFile struct {
 	Command   []string          `json:"command"`
 	Params    map[string]string `json:"params"`
 	Seed      *int64            `json:"seed"`
+	Requeue   bool              `json:"requeue"`
 	Parent    string            `json:"parent"`
 	Code      *struct {
 		Commit string `json:"commit"`
@@ -383,7 +384,7 @@ func (rec *recorder) leaveOut(what string, err error) {
 // sendParams adds the parameters that the program has not recorded itself. Only at the end: MLflow refuses a second
 // value of a parameter, so that ours would end a program that writes 0.001 where the command says 1e-3.
 func (rec *recorder) sendParams(ctx context.Context) error {
-	if rec.state.Params || rec.where.rank > 0 {
+	if rec.state.Params {
 		return nil
 	}
 	there, err := rec.server.get(ctx, rec.identity.RunID)

@@ -39,7 +39,7 @@ labels:
     "ttl_seconds" (int $v.runs.keepSeconds) "image_wait_seconds" (int $v.runs.imageWaitSeconds)
     "warning_seconds" (int $v.runs.warningSeconds) "node_loss_seconds" (int $v.runs.nodeLossSeconds)
     "disk" $v.runs.disk "gang_interface" $v.runs.gangInterface
-    "record" (dict "portal_url" (printf "https://portal.%s" $svc) "ca_file" $ca
+    "record" (dict "portal_url" (printf "https://portal.%s" $svc) "page_url" (printf "https://portal.%s" $v.domain) "ca_file" $ca
       "file_mib" (int $v.runs.record.fileMib) "files_mib" (int $v.runs.record.filesMib) "log_mib" (int $v.runs.record.logMib)))
   "limits" $limits
   "default_image" $v.defaultImage

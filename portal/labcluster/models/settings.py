@@ -109,6 +109,7 @@ class RecordSettings(_Section):
     """How pods reach the portal with what they record, and how much of it goes to MLflow."""
 
     portal_url: str = Field(description="as pods reach it; in the cluster its Service")
+    page_url: str | None = Field(None, description="as people's browsers reach it; none: the same")
     ca_file: Path = Field(description="the authority that its certificate is checked with")
     ca: str = Field("", description="its text, read when the settings are")
     file_mib: int = Field(default=1024, ge=0, description="the largest file that is uploaded")

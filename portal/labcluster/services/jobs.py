@@ -219,6 +219,7 @@ def record_env(settings: JobSettings) -> dict[str, str]:
         return {}
     return {
         "LABCLUSTER_CA": record.ca,
+        "LABCLUSTER_PORTAL_PAGE": record.page_url or record.portal_url,
         "LABCLUSTER_RECORD_FILE_MIB": str(record.file_mib),
         "LABCLUSTER_RECORD_FILES_MIB": str(record.files_mib),
         "LABCLUSTER_RECORD_LOG_MIB": str(record.log_mib),
