@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from labcluster.errors import LabclusterError, NotFoundError, UsageError
+from labcluster.errors import LabclusterError, NotAllowedError, NotFoundError
 from labcluster.models.files import Found
 
 # What a hook or an alias sets for the git that it calls; here it would name another repository.
@@ -34,7 +34,10 @@ class Repository:
 
     @classmethod
     def around(cls, folder: str) -> Repository | None:
-        """The outermost repository of which `folder` is a part, and None if there is none."""
+        """The outermost repository of which `folder` is a part, and None if there is none.
+
+        NotAllowedError of one that is somebody else's: its settings could start their programs as us.
+        """
         found: str | None = None
         while True:
             words = ("rev-parse", "--show-toplevel", "--show-superproject-working-tree")
@@ -42,10 +45,9 @@ class Repository:
             if done.returncode:
                 text = done.stderr.decode(errors="replace")
                 if "dubious ownership" in text:
-                    raise UsageError(
+                    raise NotAllowedError(
                         f"git does not trust the repository around {folder}, which is somebody else's:"
-                        " git config --global --add safe.directory PATH says that you do,"
-                        " --no-code works in it as it is"
+                        " git config --global --add safe.directory PATH says that you do"
                     )
                 return None
             lines = os.fsdecode(done.stdout).splitlines()

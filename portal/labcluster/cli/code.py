@@ -6,7 +6,7 @@ import os
 from typing import Any, NamedTuple
 
 from labcluster.cli import output
-from labcluster.errors import NotFoundError, UsageError
+from labcluster.errors import NotAllowedError, NotFoundError, UsageError
 
 #: Where projects are, each with its store of objects.
 PROJECTS = "/lab/projects"
@@ -30,23 +30,41 @@ class Here(NamedTuple):
 
 
 def look(folder: str) -> tuple[Here | None, str | None]:
-    """What the code of a folder is; if nothing is to be captured, one line why."""
+    """What the code of a folder is, if it is to be captured, and one line on what is not kept of it."""
     from labcluster.adapters.git import Repository, user_cache
     from labcluster.services.capsule import is_place
 
     home = os.path.realpath(os.path.expanduser("~"))  # noqa: PTH111
     if not os.path.isdir(PROJECTS):  # noqa: PTH112
         return None, f"the code was not kept: there is no {PROJECTS} on this machine"
+    why = None
+    root = folder
     try:
-        repository = Repository.around(folder)
+        try:
+            repository = Repository.around(folder)
+        except NotAllowedError as error:
+            # Read as a folder without git, which starts nothing that its owner has put there.
+            repository, root = None, _top(folder)
+            why = f"the code was kept without its commit: {error.detail}"
         if repository is None or is_place(repository.root, home):
-            if is_place(folder, home):
+            root = root if not is_place(root, home) else folder
+            if is_place(root, home):
                 why = f"{folder} is no folder of one project, so the run works in it"
                 return None, f"the code was not kept: {why}"
-            repository = Repository.without(folder, str(user_cache() / "empty.git"))
+            repository = Repository.without(root, str(user_cache() / "empty.git"))
     except NotFoundError as error:
         return None, f"the code was not kept: {error.detail}"
-    return Here(folder, repository.root, repository, read_toml(repository.root)), None
+    return Here(folder, repository.root, repository, read_toml(repository.root)), why
+
+
+def _top(folder: str) -> str:
+    """The root of the repository around a folder, found without asking git."""
+    here = folder
+    while not os.path.lexists(os.path.join(here, ".git")):  # noqa: PTH118
+        if here == "/":
+            return folder
+        here = os.path.dirname(here)  # noqa: PTH120
+    return here
 
 
 def capture(here: Here, project: str, *, dry_run: bool = False) -> Any:

@@ -21,7 +21,7 @@ from labcluster.services import capsule as rules
 # A file that changed so shortly before we looked may have changed once more without a later time.
 _RACY_NS = 2_000_000_000
 _MOST_PATCH = 8 * 2**20
-_MOST_BUNDLE = 100 * 2**20
+_MOST_BUNDLE = 32 * 2**20
 
 
 class Git(Protocol):

@@ -95,6 +95,24 @@ def test_file_that_the_command_names_and_the_run_will_not_find_is_told(
     assert f"give its path as {net}/data/a.csv" in done.err
 
 
+def test_repository_of_somebody_else_is_kept_as_a_plain_folder(
+    store: Lab, net: Path, accepting: FakePortal, labctl: Labctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(net, "config", "core.fsmonitor", f"touch {store.folder}/was-started")
+    git(net, "config", "filter.evil.clean", f"touch {store.folder}/was-started")
+    write(net, {".gitattributes": "* filter=evil\n"})
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setattr("labcluster.adapters.git._KEPT", ("GIT_CONFIG", "GIT_TEST"))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.chdir(net / "src")
+    done = labctl("submit", "--", "true")
+    assert done.code == 0
+    assert done.err.startswith("the code was kept without its commit: git does not trust")
+    reference = sent(accepting)["code"]
+    assert (reference["root"], reference["subdir"], reference["commit"]) == (str(net), "src", None)
+    assert not (store.folder / "was-started").exists()
+
+
 def test_no_code_works_in_the_directory(store: Lab, net: Path, accepting: FakePortal, labctl: Labctl) -> None:
     done = labctl("submit", "--no-code", "--", "true")
     assert (done.code, done.err) == (0, "")

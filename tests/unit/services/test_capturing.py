@@ -6,6 +6,7 @@ import io
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import CalledProcessError
 
 import pytest
 from capsules import Lab, commit, files_of, git, repository, write
@@ -78,6 +79,18 @@ def test_staged_unstaged_untracked_and_deleted_are_as_they_are(lab: Lab, net: Pa
     patch = lab.read(capsule["patch"]).decode()
     assert "-v1\n+v2\n" in patch
     assert "and changed again" in patch
+
+
+def test_merge_that_is_not_done_is_captured_as_it_lies_there(lab: Lab, net: Path) -> None:
+    git(net, "checkout", "--quiet", "-b", "other")
+    commit(net, {"train.py": "theirs\n"})
+    git(net, "checkout", "--quiet", "main")
+    commit(net, {"train.py": "ours\n"})
+    with pytest.raises(CalledProcessError):
+        git(net, "merge", "--quiet", "other")
+    code = lab.capture(net)
+    assert files_of(lab, code)["train.py"].startswith("<<<<<<< HEAD\nours\n")
+    assert code.capsule["git"]["dirty"]
 
 
 def test_ignored_file_that_was_removed_from_the_index_is_gone(lab: Lab, net: Path) -> None:
