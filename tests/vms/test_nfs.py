@@ -26,6 +26,8 @@ CLIENT = Path(__file__).with_name("nfs_client.py").read_text()
 @pytest.fixture(scope="module", autouse=True)
 def secret(vms: VmSite) -> None:
     """A file of project vision, for its members alone."""
+    # Project vision is the last that the server's agent makes, and this its last folder.
+    vms.files.check("timeout 120 sh -c 'until [ -d /lab/projects/vision/runs ]; do sleep 1; done'")
     vms.files.check(f"echo gold > {SECRET}; chown 20000:30000 {SECRET}; chmod 640 {SECRET}")
 
 

@@ -177,11 +177,8 @@ class VmSite:
             f"TLSCertificateKeyFile {home}/ldap.key\ndatabase mdb\nmaxsize 104857600\nsuffix {BASE_DN}\n"
             f"rootdn cn=sssd,ou=services,{BASE_DN}\nrootpw {self._password}\ndirectory {home}/data\n"
         )
-        entries = [f"dn: {BASE_DN}\nobjectClass: dcObject\nobjectClass: organization\no: vms\ndc: vms"]
-        entries += [
-            f"dn: ou={unit},{BASE_DN}\nobjectClass: organizationalUnit\nou: {unit}"
-            for unit in ("people", "projects")
-        ]
+        base = (ROOT / "images" / "openldap" / "base.ldif").read_text()
+        entries = [base.replace("@BASE@", BASE_DN).replace("@DC@", "vms")]
         entries += [
             f"dn: uid={name},ou=people,{BASE_DN}\nobjectClass: account\nobjectClass: posixAccount\n"
             f"uid: {name}\ncn: {name}\nuidNumber: {uid}\ngidNumber: {uid}\n"
