@@ -1,7 +1,7 @@
 // Command labrun is the only thing of ours inside a run's pod. It is one static program
 // (CGO_ENABLED=0, standard library only), so it runs in any image a user brings:
 //
-//	labrun prepare            in the init container: makes the run directory and records the run in it
+//	labrun prepare            in the init container: makes the run directory, checks the code out into it
 //	labrun exec -- COMMAND…   in the user's container, as PID 1: starts the command and keeps its record
 //	labrun record             in a sidecar: brings the record to MLflow, through the portal (record.go)
 //	labrun deliver DIR…       in a Job of its own: the same for ended runs, when MLflow was away
@@ -9,7 +9,9 @@
 // What it produces in the run directory (design §4):
 //
 //	run.json      the run as the portal accepted it          prepare
-//	args.json     command and working directory              prepare
+//	args.json     command, working directory, parameters     prepare
+//	code/         the code as it was submitted, checked      prepare, checkout.go
+//	code.json, code.patch, data.json                         prepare, checkout.go and data.go
 //	env.json      the variables given by --env               prepare
 //	artifacts/    where the command leaves its results       prepare
 //	stdout.log    what the command printed, both streams     exec
@@ -32,7 +34,7 @@ import (
 	"path/filepath"
 )
 
-const usage = `usage: labrun prepare [--to DIR]
+const usage = `usage: labrun prepare [--to DIR] [-- COMMAND [ARGUMENT...]]
        labrun exec -- COMMAND [ARGUMENT...]
        labrun record [--tools DIR]
        labrun deliver RUN-DIRECTORY...
