@@ -14,6 +14,7 @@ import os
 import stat
 import tarfile
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,9 @@ _FILE_MODE = 0o440
 _LEVEL = 3
 _BLOCK = 1 << 20
 _MOST_NOTES = 500
+# Drafts, labrun's too.
+_NEW = ".new-"
+_FORGOTTEN_SECONDS = 24 * 3600
 
 
 class Store:
@@ -95,12 +99,21 @@ class Store:
                         hashes[path] = hashlib.sha256(data).hexdigest()
             return Packed(self._name(draft), hashes)
 
+    def tidy(self) -> None:
+        """Remove what somebody of our uid was killed over while he wrote it."""
+        with suppress(OSError), os.scandir(self.folder) as entries:
+            for entry in entries:
+                state = entry.stat(follow_symlinks=False)
+                old = state.st_mtime < time.time() - _FORGOTTEN_SECONDS
+                if entry.name.startswith(_NEW) and old and state.st_uid == os.geteuid():
+                    os.unlink(entry.path)
+
     @contextmanager
     def _draft(self) -> Iterator[_Draft]:
         """A file beside the others, which is gone again if it gets no name."""
         path = None
         try:
-            handle, path = tempfile.mkstemp(prefix=".new-", dir=self.folder)
+            handle, path = tempfile.mkstemp(prefix=_NEW, dir=self.folder)
             with os.fdopen(handle, "wb") as file:
                 yield _Draft(file, path)
         except OSError as error:

@@ -122,6 +122,14 @@ def test_nothing_half_written_stays(lab: Lab, net: Path, monkeypatch: pytest.Mon
     assert lab.stored() == set()
 
 
+def test_what_somebody_was_killed_over_is_removed_a_day_later(lab: Lab, net: Path) -> None:
+    for name in (".new-old", ".new-fresh"):
+        (lab.objects / name).write_text("half")
+    os.utime(lab.objects / ".new-old", (1, 1))
+    lab.capture(net)
+    assert [path.name for path in lab.objects.glob(".new-*")] == [".new-fresh"]
+
+
 @pytest.mark.parametrize(
     ("number", "kind", "says"),
     [
