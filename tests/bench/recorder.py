@@ -1,8 +1,8 @@
 """What the recorder costs a CPU-bound run: `python -m tests.bench.recorder LABRUN [SECONDS]`.
 
 A pure loop runs under `labrun exec`, without and with a portal and `labrun record` beside it, and prints ten
-metrics a second in both cases. The cost is counted as processor time of our two programs, because wall time on a
-busy machine tells more of the others on it; both are printed.
+metrics a second in both cases. The cost is counted as processor time of our two programs: wall time on a
+busy machine tells more of what else it does. Both are printed.
 """
 
 from __future__ import annotations
