@@ -1,4 +1,4 @@
-"""The record of runs in MLflow: what gets there by itself, and what an outage or a violent end leaves of it."""
+"""The record of runs in MLflow: what gets there by itself, and what is left of an outage or a violent end."""
 
 from __future__ import annotations
 
