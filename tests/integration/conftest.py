@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import urllib3
 import yaml
+from databases import pool, server  # noqa: F401 - fixtures
 from kubernetes import client
 from labcluster.adapters.helm import Chart
 from labcluster.adapters.kube import KubeApi

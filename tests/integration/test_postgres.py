@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -27,7 +26,6 @@ from labcluster.models.runs import (
     Submission,
 )
 from labcluster.models.usage import StorageAmount, StorageReport
-from postgresql_server import running
 
 NEW = NewRun(
     project="vision",
@@ -45,25 +43,6 @@ NEW = NewRun(
     time_seconds=None,
     env={"A": "ü\n"},
 )
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """A server of our own."""
-    with running() as place:
-        yield f"postgresql+psycopg://{place}"
-
-
-@pytest.fixture(scope="module")
-def pool(server: str) -> Iterator[sa.Engine]:
-    pool = postgres.engine(server, {}, 8)
-    together = [threading.Thread(target=postgres.migrate, args=(pool,)) for _ in range(3)]
-    for thread in together:
-        thread.start()
-    for thread in together:
-        thread.join()
-    yield pool
-    pool.dispose()
 
 
 @pytest.fixture

@@ -20,6 +20,10 @@ labels:
   "session_hours" (int $v.login.sessionHours)
   "api_server" (printf "https://api.%s:6443" $v.domain)
   "api_ca_file" "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt" -}}
+{{- $notices := dict "webhook_hosts" $v.notices.webhookHosts -}}
+{{- if $v.notices.mail.host }}{{ $_ := set $notices "mail" (dict
+  "host" $v.notices.mail.host "port" (int $v.notices.mail.port) "security" $v.notices.mail.security
+  "sender" $v.notices.mail.sender "domains" $v.notices.mail.domains) }}{{ end -}}
 {{- $admins := list -}}
 {{- range $v.admins }}{{ $admins = append $admins (dict "name" .name "uid" (int .uid)) }}{{ end -}}
 {{- dict
@@ -46,6 +50,7 @@ labels:
   "admins" $admins
   "mlflow" (dict
     "url" (printf "https://mlflow.%s:5000" $svc) "ca_file" $ca "key_file" "/etc/labcluster/mlflow/key.pem")
+  "notices" $notices
   "munge_socket" "/run/munge/munge.socket"
   "login" (eq .ldapUser "portal" | ternary $login nil)
   "public_page" $v.publicPage

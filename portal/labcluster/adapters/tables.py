@@ -89,3 +89,41 @@ REPORTS = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("report", JSONB, nullable=False),
 )
+
+# Who wants notices of runs; `target` is a secret where it is a webhook's address.
+RECEIVERS = sa.Table(
+    "receivers",
+    METADATA,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("scope", sa.Text, nullable=False),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("target", sa.Text, nullable=False),
+    sa.Column("events", sa.ARRAY(sa.Text), nullable=False),
+    sa.Column("wait_seconds", sa.Integer, nullable=False),
+    sa.Column("set_by", sa.Text, nullable=False),
+    sa.Column("trouble", sa.Text),
+    sa.Column("delivered_at", sa.DateTime(timezone=True)),
+    sa.UniqueConstraint("scope", "owner", "name", name="receivers_owner_name"),
+)
+
+# A trigger on `runs` adds to it in the transaction that changes a run's state (migration 0005).
+NOTICES = sa.Table(
+    "notices",
+    METADATA,
+    sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+    sa.Column("receiver", sa.BigInteger, sa.ForeignKey("receivers.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("event", sa.Text, nullable=False),
+    sa.Column("project", sa.Text),
+    sa.Column("number", sa.BigInteger),
+    sa.Column("trial", sa.Integer),
+    sa.Column("attempt", sa.Integer),
+    sa.Column("state", sa.Text),
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    sa.Column("due_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.func.now()),
+    sa.Column("tries", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("done_at", sa.DateTime(timezone=True)),
+    sa.UniqueConstraint("receiver", "event", "project", "number", "trial", "attempt", name="notices_once"),
+    sa.Index("notices_due", "due_at", postgresql_where=sa.text("done_at IS NULL")),
+)

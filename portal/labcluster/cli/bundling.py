@@ -16,7 +16,9 @@ from labcluster.cli.quantities import show_bytes
 from labcluster.models.records import RunFiles
 from labcluster.services import crates
 from labcluster.services.crates import BundledFile, BundledRun, safe_path
-from labcluster.services.records import as_json, metric_json, plain
+from labcluster.services.metrics import metric_json
+from labcluster.services.records import as_json
+from labcluster.services.texts import plain
 
 #: As they lie in a run's directory; those with secrets are written anew instead.
 _COPIED = {

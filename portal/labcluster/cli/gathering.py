@@ -15,7 +15,9 @@ from labcluster.cli import output
 from labcluster.errors import LabclusterError, UsageError
 from labcluster.models.records import DataVersion, Record
 from labcluster.services.comparison import FileChange, TreeChange, file_changes
-from labcluster.services.records import MAX_POINTS, plain, plain_lines, read_record
+from labcluster.services.metrics import MAX_POINTS
+from labcluster.services.records import read_record
+from labcluster.services.texts import plain, plain_lines
 
 if TYPE_CHECKING:
     from labcluster.adapters.portal import Portal

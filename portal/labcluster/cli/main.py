@@ -56,6 +56,7 @@ SECTIONS = {
         "usage": ("labcluster.cli.usage", "Show who used how much of GPUs, processors and storage."),
         "passwd": ("labcluster.cli.passwd", "Change your password."),
         "image": ("labcluster.cli.image", "Images that runs use: list, build, push and remove them."),
+        "notify": ("labcluster.cli.notify", "Be told what becomes of runs: start, end, failure, long waits."),
         "whoami": ("labcluster.cli.whoami", "Show who you are to the cluster, and your projects."),
     },
     "Access": {

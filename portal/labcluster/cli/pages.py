@@ -16,7 +16,7 @@ from labcluster.cli import output
 from labcluster.errors import UsageError
 from labcluster.models.records import Metric, Record
 from labcluster.services.comparison import Comparison
-from labcluster.services.records import curve_points
+from labcluster.services.metrics import curve_points
 
 _HERE = Path(__file__).parent
 _CHARTS = _HERE / "vendor" / "uplot"

@@ -12,8 +12,9 @@ from labcluster.adapters import curves
 from labcluster.cli.gathering import Loaded, load
 from labcluster.errors import UsageError
 from labcluster.models.records import FileEntry
-from labcluster.services.records import curve_points, plain
+from labcluster.services.metrics import curve_points
 from labcluster.services.reporting import rank
+from labcluster.services.texts import plain
 
 _MAX_EXPERIMENTS = 12
 _MAX_CURVES = 2

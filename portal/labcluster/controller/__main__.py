@@ -12,7 +12,9 @@ import sqlalchemy as sa
 from labcluster.adapters.kube import KubeApi, KubeJobs
 from labcluster.adapters.ldap import LdapDirectory
 from labcluster.adapters.mlflow import AssertionSigner, MlflowApi
+from labcluster.adapters.notices import PostgresNotices
 from labcluster.adapters.postgres import PostgresRuns, connect
+from labcluster.adapters.posting import Post
 from labcluster.adapters.recording import MlflowRecords, PostgresRecords
 from labcluster.adapters.view import KubeView
 from labcluster.controller import health
@@ -23,6 +25,7 @@ from labcluster.errors import UsageError
 from labcluster.models.settings import PortalSettings
 from labcluster.services.experiments import CONTROLLER
 from labcluster.services.following import RunReconciler
+from labcluster.services.notices import NoticeDelivery
 from labcluster.services.recording import Recording
 
 log = logging.getLogger("labcluster.controller")
@@ -37,6 +40,7 @@ class Parts:
     caches: Caches
     view: KubeView
     records: Recording | None
+    notices: NoticeDelivery
 
 
 def build(settings: PortalSettings) -> Parts:
@@ -64,7 +68,10 @@ def build(settings: PortalSettings) -> Parts:
         registry=settings.registry.host,
     )
     controller = Controller(api, directory, caches, wake, Departures(api, store), outside=settings.pod_egress)
-    return Parts(controller, runs, caches, view, _recording(settings, api, engine))
+    notices = NoticeDelivery(
+        PostgresNotices(engine), Post(settings.notices), settings.notices, settings.cluster_name
+    )
+    return Parts(controller, runs, caches, view, _recording(settings, api, engine), notices)
 
 
 def _recording(settings: PortalSettings, api: KubeApi, engine: sa.Engine) -> Recording | None:
@@ -93,6 +100,7 @@ def main() -> None:
     threading.Thread(target=parts.runs.run, args=(stop,), name="runs", daemon=True).start()
     if parts.records:
         threading.Thread(target=parts.records.run, args=(stop,), name="records", daemon=True).start()
+    threading.Thread(target=parts.notices.run, args=(stop,), name="notices", daemon=True).start()
     log.info("started")
     parts.controller.run(stop)
     parts.caches.stop()

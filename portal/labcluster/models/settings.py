@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -117,6 +118,29 @@ class RecordSettings(_Section):
     log_mib: int = Field(default=64, ge=1, description="of a longer stdout.log the end is uploaded")
 
 
+class MailSettings(_Section):
+    """The site's mail server."""
+
+    host: str
+    port: int = 587
+    security: Literal["starttls", "tls", "none"] = "starttls"
+    sender: str = Field(description="the address that mails come from")
+    domains: tuple[str, ...] = Field((), description="where mail may go: part after the @; none: nowhere")
+    user: str | None = None
+    password_file: Path | None = None
+    ca_file: Path | None = Field(None, description="none: the authorities of the image")
+
+
+class NoticeSettings(_Section):
+    """Where notices of runs may go: members write addresses, the site says which are allowed."""
+
+    webhook_hosts: tuple[str, ...] = Field(
+        default=(), description="hosts, `*.suffix`, each with `:port` unless it is 443; none: no webhooks"
+    )
+    webhook_ca_file: Path | None = Field(default=None, description="none: the authorities of the image")
+    mail: MailSettings | None = None
+
+
 class JobSettings(_Section):
     """What every run's Job is made with."""
 
@@ -173,6 +197,7 @@ class PortalSettings(_Section):
     munge_socket: Path = Path("/run/munge/munge.socket")
     login: LoginSettings | None = None
     mlflow: MlflowSettings | None = None
+    notices: NoticeSettings = NoticeSettings()
     public_page: bool = Field(False, description="whether runs are shown to who has not logged in")
     kubeconfig: Path | None = Field(None, description="only outside a cluster")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labcluster.models.records import Metric, Record
-from labcluster.services.records import json_number
+from labcluster.services.metrics import json_number
 
 Value = str | float | None
 _AT = " at step"

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from labcluster.models.records import Metric, Record
-from labcluster.services.records import json_number
+from labcluster.services.metrics import json_number
 
 METADATA = "ro-crate-metadata.json"
 PROFILE = "https://w3id.org/ro/wfrun/process/0.5"

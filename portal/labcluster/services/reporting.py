@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from labcluster.models.records import Metric, Point, Record
-from labcluster.services.records import json_number
+from labcluster.services.metrics import json_number
 
 #: A metric is better when it is smaller if one of these words is part of its name.
 _SMALLER = re.compile(

@@ -19,7 +19,19 @@ from labcluster.errors import LabclusterError, UsageError
 from labcluster.services.authentication import MUNGE
 from labcluster.services.experiments import MAX_BODY as MAX_EXPERIMENT_BODY
 from labcluster.services.experiments import PREFIX, is_upload
-from labcluster.web import access, account, admin, api, login, mlflow, pages, problems, registry, usage
+from labcluster.web import (
+    access,
+    account,
+    admin,
+    api,
+    login,
+    mlflow,
+    notices,
+    pages,
+    problems,
+    registry,
+    usage,
+)
 from labcluster.web.wiring import Portal, PortalOf
 
 MAX_BODY = 1024 * 1024
@@ -60,6 +72,7 @@ def create_app(portal: Portal) -> FastAPI:
     app.include_router(admin.router)
     app.include_router(usage.router)
     app.include_router(account.router)
+    app.include_router(notices.router)
     app.include_router(registry.router)
     app.include_router(pages.router)
     app.include_router(login.router)

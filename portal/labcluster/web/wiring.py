@@ -19,6 +19,7 @@ from labcluster.adapters.kube import KubeApi, KubeJobs, KubeLogs
 from labcluster.adapters.ldap import LdapDirectory
 from labcluster.adapters.mlflow import AssertionSigner, MlflowUpstream
 from labcluster.adapters.munge import MungeDecoder
+from labcluster.adapters.notices import PostgresNotices
 from labcluster.adapters.oidc import DexLogins, DexTokens
 from labcluster.adapters.pods import KubePodTokens
 from labcluster.adapters.postgres import PostgresRuns, connect
@@ -37,6 +38,7 @@ from labcluster.services.jobs import CONTAINER
 from labcluster.services.leaving import RunTable
 from labcluster.services.manifests import SHELL_GROUP
 from labcluster.services.members import CachedDirectory, DirectoryStore
+from labcluster.services.notices import NoticeService
 from labcluster.services.ports import ClusterView
 from labcluster.services.projects import ProjectStore
 from labcluster.services.registry import RegistryService
@@ -115,6 +117,7 @@ class Portal:
     entrance: Entrance
     login: Login | None = None
     experiments: Experiments | None = None
+    notices: NoticeService | None = None
     job_makers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_MAX_JOB_MAKERS))
 
 
@@ -193,6 +196,7 @@ def build(settings: PortalSettings) -> Portal:
         entrance=Entrance(AccessService(runs, view), KubeExec(api, SHELL_GROUP), Sessions()),
         login=login,
         experiments=_experiments(settings.mlflow, view) if settings.mlflow else None,
+        notices=NoticeService(PostgresNotices(pool), view, settings.notices),
     )
 
 
