@@ -34,6 +34,7 @@ CLOSED = {
     "another product": r".*/unified-traces|.*/get-online-trace-details",
     "static files by another name, a route that is misspelt": r"/build/<.*|.*/2\.0mlflow/.*",
     "the kubelet's": r"/health",
+    "answered by the door": r"/ajax-api/3.0/mlflow/server-info",
     "queries that a link could bring": r"/graphql",
 }
 

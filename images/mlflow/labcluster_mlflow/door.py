@@ -27,6 +27,24 @@ _DROPPED = {HEADER, _WORKSPACE, b"authorization", b"x-mlflow-authorization", b"c
 # Of queries: where they say a place among the artifacts.
 _PLACES = {"path", "artifact_path", "artifact_file_path"}
 
+# What the pages are told, and not the clients: here the address says which workspace it is. They would offer to
+# choose and to make one, and ask for consent to telemetry that nobody collects.
+_FOR_PAGES: dict[tuple[str, str], dict[str, Any]] = {
+    ("GET", "/ajax-api/3.0/mlflow/server-info"): {
+        "store_type": "SqlStore",
+        "workspaces_enabled": False,
+        "trace_archival_enabled": False,
+        "multipart_uploads_enabled": False,
+        "multipart_downloads_enabled": False,
+        "features_enabled": {"gateway": False},
+    },
+    ("GET", "/ajax-api/3.0/mlflow/ui-telemetry"): {
+        "disable_ui_telemetry": True,
+        "disable_ui_events": [],
+        "ui_rollout_percentage": 0,
+    },
+}
+
 
 class Accounts(Protocol):
     """What must be there before MLflow lets anybody in."""
@@ -62,6 +80,10 @@ class Door:
         if passage is None:
             await _refuse(send, 401, "UNAUTHENTICATED", "this server is reached through the portal only")
             return
+        told = _FOR_PAGES.get((scope["method"], scope["path"]))
+        if told is not None:
+            await _answer(send, 200, told)
+            return
         if not self._routes.opens(scope["method"], scope["path"]) or not _honest_query(scope["query_string"]):
             what = f"{scope['method']} {scope['path']}"[:200]
             await _refuse(send, 403, "PERMISSION_DENIED", f"{what} is not open on this cluster")
@@ -83,7 +105,11 @@ def _honest_query(query: bytes) -> bool:
 
 async def _refuse(send: Send, status: int, code: str, message: str) -> None:
     """Answer in the form that MLflow's own clients understand."""
-    body = json.dumps({"error_code": code, "message": message}).encode()
+    await _answer(send, status, {"error_code": code, "message": message})
+
+
+async def _answer(send: Send, status: int, content: dict[str, Any]) -> None:
+    body = json.dumps(content).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

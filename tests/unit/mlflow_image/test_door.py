@@ -250,6 +250,16 @@ def test_places_in_queries_do_not_climb(site: Site, query: str, status: int) -> 
     assert site.ask("GET", "/api/2.0/mlflow/artifacts/list", site.word(), query=query)[0] == status
 
 
+def test_pages_know_one_workspace_and_clients_that_there_are_more(site: Site) -> None:
+    status, said = site.ask("GET", "/ajax-api/3.0/mlflow/server-info", site.word())
+    assert (status, said["workspaces_enabled"]) == (200, False)
+    assert site.ask("GET", "/ajax-api/3.0/mlflow/ui-telemetry", site.word())[1]["disable_ui_telemetry"]
+    assert site.seen == []
+    assert site.ask("GET", "/ajax-api/3.0/mlflow/server-info")[0] == 401
+    site.ask("GET", "/api/3.0/mlflow/server-info", site.word())
+    assert [scope["path"] for scope in site.seen] == ["/api/3.0/mlflow/server-info"]
+
+
 def test_path_that_is_encoded_without_end_is_not_honest() -> None:
     assert not honest("/" + "%" + "25" * 20 + "2e")
     assert honest("/a/100%/b")
