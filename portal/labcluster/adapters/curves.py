@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 _COLOURS = ["#2f6fed", "#e4572e", "#17a673", "#b054d6", "#d99000", "#008fa8", "#d0457f", "#6b7a00"]
-_POINTS = 300
+_POINTS = 120
 
 #: So many lines can be told apart.
 MAX_LINES = len(_COLOURS)

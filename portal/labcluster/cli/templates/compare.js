@@ -11,7 +11,8 @@ const charts = document.getElementById("charts");
 const box = { log: document.getElementById("log"), clock: document.getElementById("clock") };
 let drawn = [];
 
-const short = value => value == null ? "–" : Number(value.toPrecision(5)).toString();
+const short = value => value == null ? "–"
+  : value !== 0 && Math.abs(value) < 1e-4 ? value.toExponential(4).replace(/\.?0+e/, "e") : Number(value.toPrecision(5)).toString();
 
 // A chart wants its points from left to right.
 function table(curve) {
@@ -37,8 +38,8 @@ function draw() {
       width: card.clientWidth - 26, height: 230,
       scales: { x: { time: false }, y: { distr: box.log.checked ? 3 : 1 } },
       axes: [
-        { stroke: ink, grid: { stroke: line }, ticks: { stroke: line }, size: 34 },
-        { stroke: ink, grid: { stroke: line }, ticks: { stroke: line }, size: 62,
+        { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line }, size: 34 },
+        { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line }, size: 62,
           values: (_, ticks) => ticks.map(tick => tick == null ? "" : short(tick)) },
       ],
       cursor: { focus: { prox: 24 } }, focus: { alpha: 0.25 },
