@@ -1,4 +1,4 @@
-"""labctl notify on the running site: an inbox is told of a run, and nothing leaves the site unless it is let."""
+"""labctl notify on the running site: an inbox is told of a run, and nothing leaves the site."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_an_inbox_is_told_of_start_end_and_failure(ssh_as: Callable[..., Any], i
         found = {(notice["event"], notice["run"]) for notice in notices}
         time.sleep(1)
     assert wanted <= found
-    assert any("has failed: exit code 1" in notice["text"] for notice in notices if notice["run"] == bad)
+    assert any("has failed: ended with exit code 1" in notice["text"] for notice in notices if notice["run"] == bad)
 
 
 def test_a_test_arrives_and_only_its_owner_reads(ssh_as: Callable[..., Any], inbox: str) -> None:
