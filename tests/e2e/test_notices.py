@@ -37,7 +37,8 @@ def test_an_inbox_is_told_of_start_end_and_failure(ssh_as: Callable[..., Any], i
         found = {(notice["event"], notice["run"]) for notice in notices}
         time.sleep(1)
     assert wanted <= found
-    assert any("has failed: ended with exit code 1" in notice["text"] for notice in notices if notice["run"] == bad)
+    told = [notice["text"] for notice in notices if notice["run"] == bad]
+    assert any("has failed: ended with exit code 1" in text for text in told)
 
 
 def test_a_test_arrives_and_only_its_owner_reads(ssh_as: Callable[..., Any], inbox: str) -> None:
