@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -20,9 +20,6 @@ from labcluster.cli.parameters import (
 from labcluster.cli.session import build
 from labcluster.cli.submit import Way, directory, send
 from labcluster.errors import NotFoundError, UsageError
-
-if TYPE_CHECKING:
-    from labcluster.adapters.portal import Portal
 
 # What a run is made of, under the same names in the answer and in a request.
 _SAME = (
@@ -75,7 +72,8 @@ def command(
     """Run a past run again, with changes.
 
     The new run has the code that the old one was submitted with, its image to the byte, its variables,
-    parameters, seed, data and resources, but for what is changed here; it knows which run it repeats.
+    parameters, seed, data and resources, but for what is changed here; it knows which run it repeats. A
+    member of an array is repeated as an array of this one member, with its index and its seed.
 
     \b
       labctl rerun vision-12 --set lr=0.01 --follow
@@ -87,8 +85,13 @@ def command(
     old = portal.get(f"/runs/{run}")
     request = {name: old[name] for name in _SAME if old.get(name) is not None}
     request |= {"image": f"{old['image']}@{old['image_digest']}", "parent": old["id"]}
-    if old.get("array"):
-        request |= _of_array(portal, old)
+    member = portal.get(f"/runs/{run}/members")["items"][0] if old.get("array") else old
+    if member.get("array_index") is not None:
+        request |= _of_array(member, old["array"]["indices"] if old.get("array") else None)
+    seed = changes.pop("seed")
+    if seed is not None:
+        alone = "array" in request and not old.get("array")
+        request["seed"] = (seed - member["array_index"]) % 2**31 if alone else seed
     request |= {name: value for name, value in changes.items() if value is not None}
     request["params"] = (old.get("params") or {}) | dict(params)
     request["env"] = old["env"] | dict(env)
@@ -102,15 +105,18 @@ def command(
         raise NotFoundError(
             f"the code of {run} is gone: {gone}; --code current takes that of this directory instead"
         )
-    if follow and "array" in request:
+    if follow and old.get("array"):
         raise UsageError(f"--follow: {run} is an array; take --wait, or name a member as in {run}.0")
     return send(portal, request, here, Way(wait, follow, dry_run, as_json), why)
 
 
-def _of_array(portal: Portal, old: dict[str, Any]) -> dict[str, Any]:
-    """What makes it an array again; its members have its seed plus their index."""
-    first = portal.get(f"/runs/{old['id']}/members")["items"][0]
-    request = {"array": old["array"]["indices"]}
-    if first.get("seed") is not None:
-        request["seed"] = (first["seed"] - first["array_index"]) % 2**31
+def _of_array(member: dict[str, Any], indices: str | None) -> dict[str, Any]:
+    """What makes it an array again, of one member if only that is repeated: its command knows its index.
+
+    Members have the array's seed plus their index.
+    """
+    index = member["array_index"]
+    request: dict[str, Any] = {"array": indices or str(index)}
+    if member.get("seed") is not None:
+        request["seed"] = (member["seed"] - index) % 2**31
     return request

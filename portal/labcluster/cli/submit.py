@@ -195,6 +195,9 @@ def send(
     if way.wait or way.follow:
         from labcluster.cli.following import wait_for_end
 
+        if way.follow and run.get("array"):
+            # Of one member, or it would have been refused.
+            run = portal.get(f"/runs/{run['id']}/members")["items"][0]
         return wait_for_end(portal, run, logs=way.follow, as_json=way.as_json)
     if way.as_json:
         output.emit_json(run)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from capsules import Lab, write
 
-from .conftest import FakePortal, Labctl, run, sent
+from .conftest import Chunks, FakePortal, Labctl, run, sent
 
 
 @pytest.fixture
@@ -63,17 +63,41 @@ def test_rerun_is_the_same_but_for_what_is_said(
     assert body["workdir"] == before["workdir"]
 
 
-def test_rerun_of_a_member_is_one_run_and_of_an_array_an_array(
+def test_member_of_an_array_is_repeated_with_its_index_and_seed(
+    old: Callable[..., dict[str, Any]], accepting: FakePortal, labctl: Labctl
+) -> None:
+    old(id="vision-7.3", trial=3, array_index=3, array_size=10, seed=10)
+    assert labctl("rerun", "vision-7.3").code == 0
+    body = sent(accepting)
+    assert (body["parent"], body["array"], body["seed"]) == ("vision-7.3", "3", 7), "7 + 3 is its seed"
+    assert labctl("rerun", "vision-7.3", "--seed", "1").code == 0
+    assert sent(accepting)["seed"] == 2**31 - 2
+
+
+def test_member_of_an_array_can_be_followed(
+    old: Callable[..., dict[str, Any]], accepting: FakePortal, labctl: Labctl
+) -> None:
+    old(id="vision-7.3", trial=3, array_index=3, array_size=10, seed=10)
+    summary = {"indices": "3", "total": 1, "parallel": None, "counts": {"queued": 1}}
+    accepting.on("POST", "/runs", run(id="vision-8", array=summary))
+    accepting.on("GET", "/runs/vision-8/members", {"items": [run(id="vision-8.3")]})
+    accepting.on("GET", "/runs/vision-8.3", run("succeeded", id="vision-8.3"))
+    accepting.on("GET", "/runs/vision-8.3/logs", Chunks([b"done\n"]))
+    done = labctl("rerun", "vision-7.3", "--follow")
+    assert (done.code, done.out) == (0, "done\n")
+
+
+def test_array_is_repeated_as_one(
     old: Callable[..., dict[str, Any]], accepting: FakePortal, labctl: Labctl
 ) -> None:
     member = old(id="vision-7.3", trial=3, array_index=3, array_size=10, seed=10)
-    assert labctl("rerun", "vision-7.3").code == 0
-    assert (sent(accepting)["parent"], sent(accepting)["seed"]) == ("vision-7.3", 10)
-    assert "array" not in sent(accepting)
     old(array={"indices": "3-5%2", "total": 3, "parallel": 2, "counts": {}}, seed=10)
     accepting.on("GET", "/runs/vision-7/members", {"items": [member]})
     assert labctl("rerun", "vision-7").code == 0
     assert (sent(accepting)["array"], sent(accepting)["seed"]) == ("3-5%2", 7)
+    assert labctl("rerun", "vision-7", "--seed", "1").code == 0
+    assert sent(accepting)["seed"] == 1, "as of a submit: members have it plus their index"
+    assert labctl("rerun", "vision-7", "--follow").code == 2
 
 
 def test_rerun_with_the_current_code_takes_this_directory(
