@@ -148,9 +148,10 @@ func (rec *recorder) attend(stop context.Context, tools string) {
 		}
 		select {
 		case <-claimed:
-			// The folder is the next attempt's, and so is the rest of the record.
+			// The folder is the next attempt's, and so is the rest of the record. Not to end: kubelet would begin anew.
 			cancel()
 			files.Wait()
+			<-stop.Done()
 			return
 		case <-stop.Done():
 			patience := endPatience

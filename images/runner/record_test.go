@@ -457,18 +457,23 @@ func TestALaterAttemptTakesTheRecordOver(t *testing.T) {
 	one.write("stdout.log", "labcluster: loss=1\n")
 	one.await("it is delivered", func() bool { return len(server.only().metrics) == 1 })
 	one.prepare(2, "true")
-	done := make(chan error, 1)
-	go func() { done <- first.Wait() }()
-	select {
-	case err := <-done:
-		if err != nil {
-			t.Error(err)
-		}
-	case <-time.After(5 * time.Second):
-		t.Error("the earlier attempt's recorder goes on")
+	second := one.record("LABCLUSTER_ATTEMPT=2")
+	time.Sleep(500 * time.Millisecond) // the first looks every 100 ms
+	one.write("stdout.log", "labcluster: loss=2\n")
+	if took := one.end(first); took > time.Second {
+		t.Errorf("the earlier attempt's recorder still works: it ended after %v", took)
 	}
-	if readText(t, one.directory, "run.json") == "" || server.only().tags["labcluster.recorded"] != "" {
-		t.Errorf("%v", server.only().tags)
+	if tags := server.only().tags; tags["labcluster.recorded"] != "" {
+		t.Errorf("it told the end of a run that goes on: %v", tags)
+	}
+	// Begun anew by its kubelet, it has nothing to say either.
+	late := one.record()
+	one.end(second)
+	one.end(late)
+	run := server.only()
+	if steps := run.steps("loss"); !slices.Equal(steps, []int64{0, 1}) || run.tags["labcluster.attempt"] != "2" ||
+		run.tags["labcluster.recorded"] != "2" {
+		t.Errorf("%v %v", steps, run.tags)
 	}
 }
 

@@ -97,6 +97,9 @@ func newRecorder(where location, server *mlflow, limits fileLimits) (*recorder, 
 	if made.run, err = readRunFile(where.directory); err != nil {
 		return nil, err
 	}
+	if made.run.Attempt > where.attempt {
+		return nil, fmt.Errorf("attempt %d of this run has begun", made.run.Attempt)
+	}
 	made.run.Directory = where.directory
 	made.run.Attempt = where.attempt
 	// The command as it was started, with its parameters in their places.
@@ -105,10 +108,11 @@ func newRecorder(where location, server *mlflow, limits fileLimits) (*recorder, 
 		json.Unmarshal(text, &args) == nil && len(args.Command) > 0 {
 		made.run.Command = args.Command
 	}
-	if made.out, err = openRecorded(where.file("recorded.jsonl")); err != nil {
-		return nil, fmt.Errorf("cannot write %s: %w", where.file("recorded.jsonl"), err)
+	var alone bool
+	if made.out, alone, err = openRecorded(where.file("recorded.jsonl")); err != nil {
+		return nil, fmt.Errorf("cannot write %s: %w", where.file("recorded.jsonl"), explain(err))
 	}
-	if err := made.resume(); err != nil {
+	if err = made.resume(alone); err != nil {
 		_ = made.out.Close()
 		return nil, err
 	}
@@ -116,10 +120,14 @@ func newRecorder(where location, server *mlflow, limits fileLimits) (*recorder, 
 }
 
 // resume takes up what an earlier recorder left.
-func (rec *recorder) resume() error {
+func (rec *recorder) resume(alone bool) error {
 	var err error
 	if rec.state, err = loadState(rec.where.file(".recorder.json")); err != nil {
 		return fmt.Errorf("cannot read .recorder.json: %w", explain(err))
+	}
+	// The recorder of an earlier attempt has seen this one's claim (attempt.go); its lost node may still hold the lock.
+	if !alone && rec.state.Attempt == rec.where.attempt {
+		return errors.New("it is being recorded by another")
 	}
 	if rec.state.Attempt != rec.where.attempt {
 		rec.state.Attempt, rec.state.Complete, rec.state.Params = rec.where.attempt, false, false

@@ -103,9 +103,9 @@ func keep(path string, value any) error {
 	})
 }
 
-// openRecorded opens recorded.jsonl to be written from now on, also after the run has been made read-only.
-// It is locked, because nobody else may record this run at the same time; errBusy says that somebody does.
-func openRecorded(path string) (*os.File, error) {
+// openRecorded opens recorded.jsonl to be written from now on, also after the run has been made read-only, and says
+// whether nobody else has it open for that.
+func openRecorded(path string) (*os.File, bool, error) {
 	var file *os.File
 	err := opened(filepath.Dir(path), func(finished bool) error {
 		if info, err := os.Stat(path); err == nil && info.Mode()&0o200 == 0 {
@@ -122,14 +122,9 @@ func openRecorded(path string) (*os.File, error) {
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	// A file system that knows no locks is no reason not to record.
-	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
-		_ = file.Close()
-		return nil, errBusy
-	}
-	return file, nil
+	err = syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	return file, !errors.Is(err, syscall.EWOULDBLOCK), nil
 }
-
-var errBusy = errors.New("it is being recorded by another")

@@ -5,19 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from labcluster.adapters.kube import MERGE, KubeApi, KubeJobs
 from labcluster.adapters.view import KubeView
 from labcluster.errors import NotAllowedError
 from labcluster.models.runs import Run, RunState
-from labcluster.models.settings import JobSettings
+from labcluster.models.settings import JobSettings, RecordSettings
+from labcluster.services.delivery import delivery_job
 from labcluster.services.jobs import gang_policy, job
 from objects import apply, site
 
 REGISTRY = "registry.lab.internal:5000"
 JOBS = "/apis/batch/v1/namespaces/project-vision/jobs"
-SETTINGS = JobSettings(runner_image=f"{REGISTRY}/labcluster/runner:1@sha256:{'0' * 64}")
+RECORD = RecordSettings(portal_url="https://portal.labcluster.svc", ca_file=Path("/ca.crt"), ca="-----BEGIN")
+SETTINGS = JobSettings(
+    runner_image=f"{REGISTRY}/labcluster/runner:1@sha256:{'0' * 64}",
+    record=RECORD,
+)
 
 
 def run(number: int, user: str = "ada", **changes: object) -> Run:
@@ -125,6 +131,30 @@ def test_gang_is_accepted_and_its_pods_are_let_reach_one_another(identity: KubeA
         jobs.allow(gang_policy(gang, uid))
     path = "/apis/networking.k8s.io/v1/namespaces/project-vision/networkpolicies/run-vision-7"
     assert identity.get(path)["metadata"]["ownerReferences"][0]["uid"] == uid
+
+
+def test_recorder_is_beside_the_command_and_the_pods_token_is_for_the_portal_only(
+    identity: KubeApi, jobs: KubeJobs
+) -> None:
+    jobs.create(job(run(8), SETTINGS, REGISTRY), "ada")
+    spec = identity.get(f"{JOBS}/run-vision-8")["spec"]["template"]["spec"]
+    assert [(c["name"], c.get("restartPolicy")) for c in spec["initContainers"]] == [
+        ("prepare", None),
+        ("record", "Always"),
+    ]
+    (token,) = (v["projected"]["sources"] for v in spec["volumes"] if "projected" in v)
+    assert [source["serviceAccountToken"]["audience"] for source in token] == ["labcluster"]
+    assert spec["automountServiceAccountToken"] is False
+
+
+def test_records_are_delivered_under_their_users_own_ids(identity: KubeApi, jobs: KubeJobs) -> None:
+    made = delivery_job([run(9), run(10)], 1, SETTINGS)
+    uid = jobs.create(made, "ada")
+    assert jobs.create(made, "ada") == uid
+    spec = identity.get(f"{JOBS}/deliver-vision-9-1")["spec"]["template"]["spec"]
+    assert (spec["securityContext"]["runAsUser"], spec["securityContext"]["runAsGroup"]) == (20000, 30000)
+    with pytest.raises(NotAllowedError):
+        jobs.create(delivery_job([run(11)], 1, SETTINGS), "bo")
 
 
 def test_pod_that_is_gone_already_counts_as_released(identity: KubeApi, jobs: KubeJobs) -> None:
