@@ -27,8 +27,8 @@ _DROPPED = {HEADER, _WORKSPACE, b"authorization", b"x-mlflow-authorization", b"c
 # Of queries: where they say a place among the artifacts.
 _PLACES = {"path", "artifact_path", "artifact_file_path"}
 
-# What the pages are told, and not the clients: here the address says which workspace it is. They would offer to
-# choose and to make one, and ask for consent to telemetry that nobody collects.
+# What the pages are told, and not the clients: here the address says which workspace it is. They would offer
+# to choose and to make one, and ask for consent to telemetry that nobody collects.
 _FOR_PAGES: dict[tuple[str, str], dict[str, Any]] = {
     ("GET", "/ajax-api/3.0/mlflow/server-info"): {
         "store_type": "SqlStore",
