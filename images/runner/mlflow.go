@@ -266,7 +266,9 @@ func (server *mlflow) named(ctx context.Context, experiment, run string) ([]runA
 	return answer.Runs, err
 }
 
-func (server *mlflow) create(ctx context.Context, experiment string, run runFile, started time.Time) (runAnswer, error) {
+func (server *mlflow) create(
+	ctx context.Context, experiment string, run runFile, started time.Time, tags []pair,
+) (runAnswer, error) {
 	var answer struct {
 		Run runAnswer `json:"run"`
 	}
@@ -274,7 +276,7 @@ func (server *mlflow) create(ctx context.Context, experiment string, run runFile
 		"experiment_id": experiment,
 		"run_name":      run.ID,
 		"start_time":    started.UnixMilli(),
-		"tags":          append(runTags(run), pair{tagOrigin, originRecorder}),
+		"tags":          append(tags, pair{tagOrigin, originRecorder}),
 	}, &answer)
 	return answer.Run, err
 }

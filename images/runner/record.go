@@ -182,6 +182,8 @@ func (rec *recorder) greet(work, stop context.Context, tools string) {
 		said.ExperimentID, said.RunID = rec.identity.ExperimentID, rec.identity.RunID
 		rec.worked()
 	} else {
+		// The program is told no run and may make one.
+		rec.unsure = true
 		rec.failed(err)
 	}
 	announce(tools, said)
@@ -280,9 +282,10 @@ func (rec *recorder) finish(ctx context.Context, final bool) bool {
 }
 
 func (rec *recorder) deliverAll(ctx context.Context, final bool) error {
-	// Also where it is connected: a run that the program made in between is preferred to ours.
-	if err := rec.connect(ctx, false); err != nil {
-		return err
+	if rec.identity == nil || rec.unsure {
+		if err := rec.connect(ctx, false); err != nil {
+			return err
+		}
 	}
 	for all := false; !all; {
 		var err error

@@ -80,6 +80,8 @@ type recorder struct {
 	identity *identity
 	down     bool // whether MLflow failed when it was last asked
 	dirty    bool
+	// Whether MLflow may have another run of this one's: of a lost answer, or made by the program.
+	unsure bool
 
 	backoff time.Duration
 	retryAt time.Time

@@ -13,8 +13,7 @@ import (
 )
 
 // connect finds the run in MLflow, or makes it there; afterwards identity is set. There is one such run, whatever
-// was cut off in between: it is looked for before it is made, and again after, because an earlier request whose
-// answer was lost may have made one too.
+// was cut off in between: it is looked for before it is made, and looked for again at the end if there may be another.
 // `begins` says that the command is about to run or runs, so that the run in MLflow is not a finished one.
 func (rec *recorder) connect(ctx context.Context, begins bool) error {
 	if rec.where.rank > 0 {
@@ -27,17 +26,22 @@ func (rec *recorder) connect(ctx context.Context, begins bool) error {
 	if err != nil {
 		return err
 	}
+	tags := runTags(rec.run)
+	if text, err := json.Marshal(rec.parameters()); err == nil {
+		tags = append(tags, pair{tagParams, cut(string(text), maxTagValue)})
+	}
 	runs, err := rec.server.named(ctx, experiment, rec.run.ID)
-	if err == nil && len(runs) == 0 {
-		if _, err = rec.server.create(ctx, experiment, rec.run, rec.begun()); err == nil {
-			runs, err = rec.server.named(ctx, experiment, rec.run.ID)
-		}
-	}
-	if err == nil && len(runs) == 0 {
-		err = errors.New("MLflow does not show the run that it has made")
-	}
 	if err != nil {
 		return err
+	}
+	if len(runs) == 0 {
+		made, err := rec.server.create(ctx, experiment, rec.run, rec.begun(), tags)
+		if err != nil {
+			// It may have been made, and be seen only later.
+			rec.unsure = true
+			return err
+		}
+		return rec.use(made)
 	}
 	mine := rec.choose(runs)
 	for _, other := range runs {
@@ -47,41 +51,47 @@ func (rec *recorder) connect(ctx context.Context, begins bool) error {
 			}
 		}
 	}
-	found := mine.identity(rec.server)
-	known := rec.known()
-	if known.RunID != "" && known.RunID != found.RunID {
-		rec.startOver()
-	}
-	tags := runTags(rec.run)
-	if text, err := json.Marshal(rec.parameters()); err == nil {
-		tags = append(tags, pair{tagParams, cut(string(text), maxTagValue)})
-	}
 	if begins && mine.Info.Status != "RUNNING" {
-		update := map[string]any{"run_id": found.RunID, "status": "RUNNING"}
+		update := map[string]any{"run_id": mine.Info.RunID, "status": "RUNNING"}
 		if err := rec.server.post(ctx, "runs/update", update, nil); err != nil {
 			return err
 		}
 	}
-	if err := rec.sendTags(ctx, found.RunID, tags); err != nil {
+	if err := rec.sendTags(ctx, mine.Info.RunID, tags); err != nil {
 		return err
+	}
+	return rec.use(mine)
+}
+
+// use makes a run of MLflow's this one's.
+func (rec *recorder) use(run runAnswer) error {
+	found := run.identity(rec.server)
+	if known := rec.known(); known.RunID != "" && known.RunID != found.RunID {
+		rec.startOver()
 	}
 	if err := keep(filepath.Join(rec.where.directory, "mlflow.json"), found); err != nil {
 		return fmt.Errorf("cannot write mlflow.json: %w", explain(err))
 	}
 	rec.lock.Lock()
+	defer rec.lock.Unlock()
 	rec.identity = &found
-	rec.lock.Unlock()
 	return nil
 }
 
-// choose prefers a run that the program made, because nobody can tell it to use another; then the oldest.
+// choose prefers a run that the program made, because nobody can tell it to use another; then the one that it was
+// told; then the oldest.
 func (rec *recorder) choose(runs []runAnswer) runAnswer {
+	known := rec.known()
+	chosen := runs[0]
 	for _, run := range runs {
 		if run.tag(tagOrigin) != originRecorder {
 			return run
 		}
+		if run.Info.RunID == known.RunID {
+			chosen = run
+		}
 	}
-	return runs[0]
+	return chosen
 }
 
 // known is the run that an earlier recorder has used.
