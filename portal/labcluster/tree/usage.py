@@ -5,6 +5,7 @@ Runs as root on the file server, every few minutes from a timer. What belongs to
 itself, whose directories labcluster-tree made and nobody else can:
 
     projects/<p>     root's, its group a project's gid        home/<u>, scratch/<u>    a member's uid
+    mlflow/workspaces/<p>    the artifacts of a project's experiments, which MLflow keeps
 
 Where the tree's file system (ext4 or XFS) is mounted with project quotas, each of these carries its gid or
 uid as project id, inherited by what is made in it; the kernel counts, and a project's limit (`storageGiB`) is
@@ -61,11 +62,12 @@ class Owned:
     kind: str  # projects or people
     name: str
     number: int
-    path: tuple[str, str]
+    path: tuple[str, ...]
 
 
 def owned(root: int) -> Iterator[Owned]:
-    """All directories of projects and people, as labcluster-tree made them."""
+    """All directories of projects and people, as labcluster-tree made them, and of projects in MLflow."""
+    gids: dict[str, int] = {}
     for folder in ("projects", "home", "scratch"):
         try:
             parent = os.open(folder, _OPEN | os.O_DIRECTORY, dir_fd=root)
@@ -80,11 +82,31 @@ def owned(root: int) -> Iterator[Owned]:
                 if not stat.S_ISDIR(state.st_mode) or not NAME.fullmatch(name):
                     continue
                 if folder == "projects" and state.st_uid == 0 and state.st_gid in PROJECT_GIDS:
+                    gids[name] = state.st_gid
                     yield Owned("projects", name, state.st_gid, (folder, name))
                 elif folder != "projects" and state.st_uid in MEMBER_UIDS:
                     yield Owned("people", name, state.st_uid, (folder, name))
         finally:
             os.close(parent)
+    for name, gid in gids.items():
+        path = ("mlflow", "workspaces", name)
+        try:
+            os.close(enter(root, path))
+        except OSError:
+            continue  # nothing was recorded yet
+        yield Owned("projects", name, gid, path)
+
+
+def enter(root: int, path: tuple[str, ...]) -> int:
+    """Open a directory; none of the parts is a link, which whoever owns a folder could put there."""
+    folder = os.dup(root)
+    for part in path:
+        try:
+            below = os.open(part, _OPEN | os.O_DIRECTORY, dir_fd=folder)
+        finally:
+            os.close(folder)
+        folder = below
+    return folder
 
 
 class Quotas(Protocol):
@@ -186,7 +208,7 @@ def give_to_project(quotas: Quotas, root: int, place: Owned) -> bool:
     The directory itself comes last, so that an interrupted pass is begun again. Below it each folder comes
     before its files: what is made meanwhile inherits its id. No link is followed.
     """
-    top = os.open("/".join(place.path), _OPEN | os.O_DIRECTORY, dir_fd=root)
+    top = enter(root, place.path)
     try:
         if quotas.project_of(top) == (place.number, True):
             return False
@@ -218,7 +240,7 @@ def walk(root: int, place: Owned) -> Amount:
     """What a directory takes, counted file by file; a file with several names counts once."""
     size = files = 0
     several: set[int] = set()
-    top = os.open("/".join(place.path), _OPEN | os.O_DIRECTORY, dir_fd=root)
+    top = enter(root, place.path)
     try:
         device = os.fstat(top).st_dev
         for _, folders, names, folder in os.fwalk(".", dir_fd=top, follow_symlinks=False):
@@ -250,7 +272,7 @@ def count(root: int, quotas: Quotas | None) -> Counted:
             if quotas:
                 if give_to_project(quotas, root, place):
                     log.info("%s is counted as project %d", "/".join(place.path), place.number)
-                # Home and scratch of a member have one id.
+                # Home and scratch of a member have one id, and so have a project's files and its artifacts.
                 found[place.name] = quotas.used(place.number)
             else:
                 size, files = walk(root, place)

@@ -84,6 +84,34 @@ def test_what_belongs_to_whom_is_read_from_the_tree(tree: Path, root: int) -> No
     ]
 
 
+def test_artifacts_in_mlflow_count_with_their_project(tree: Path, root: int) -> None:
+    before = count(root, None)["projects"]["vision"]["bytes"]
+    workspaces = make(make(tree / "mlflow", 10106, 10106) / "workspaces", 10106, 10106)
+    make(make(workspaces / "vision", 10106, 10106) / "model", 10106, 10106, 50_000)
+    make(workspaces / "removed", 10106, 10106)
+    assert [(p.number, p.path) for p in owned(root) if p.kind == "projects"] == [
+        (30000, ("projects", "vision")),
+        (30000, ("mlflow", "workspaces", "vision")),
+    ]
+    assert 50_000 <= count(root, None)["projects"]["vision"]["bytes"] - before < 70_000
+    quotas = FakeQuotas()
+    assert count(root, quotas)["projects"] == {"vision": {"bytes": 30000, "files": 1}}
+    assert quotas.ids[(workspaces / "vision" / "model").stat().st_ino] == (30000, False)
+    enforce(root, quotas, {"vision": 1 << 30})
+    assert quotas.set == [30000]
+
+
+@pytest.mark.parametrize("link", ["mlflow", "mlflow/workspaces", "mlflow/workspaces/vision"])
+def test_links_among_the_artifacts_lead_nowhere(tree: Path, root: int, link: str) -> None:
+    """MLflow owns that folder: whoever takes it over must not choose what root counts and gives away."""
+    elsewhere = make(tree / "elsewhere", 0, 0)
+    make(make(elsewhere / "workspaces", 0, 0) / "vision", 0, 0)
+    make(elsewhere / "vision", 0, 0)
+    (tree / link).parent.mkdir(parents=True, exist_ok=True)
+    (tree / link).symlink_to(elsewhere)
+    assert [p.path for p in owned(root) if p.kind == "projects"] == [("projects", "vision")]
+
+
 def test_walk_counts_blocks_and_a_file_of_two_names_once(tree: Path, root: int) -> None:
     runs = tree / "projects" / "vision" / "runs"
     place = Owned("projects", "vision", 30000, ("projects", "vision"))
