@@ -131,7 +131,8 @@ def test_host_that_is_not_listed_is_refused(vms: VmSite) -> None:
         )
         assert forge(vms.node, 20000, 20000, port=779).out.startswith("refused: connection")
         with without_firewall(vms.files):
-            assert forge(vms.node, 20000, 20000, port=780).out.startswith("refused: NFS status")
+            # The server knows no such client: AUTH_BADCRED (RFC 5531), before it looks at what is asked for.
+            assert forge(vms.node, 20000, 20000, port=780).out == "refused: RPC denied: (1, 1)\n"
     finally:
         vms.node.check(f"ip route del {SERVER}/32 dev eth1; ip address del {STRANGER}/24 dev eth1")
 
@@ -178,7 +179,8 @@ def test_project_ends_at_its_limit_and_others_go_on(vms: VmSite) -> None:
     vms.files.check("systemctl start labcluster-storage")
     report = vms.portal.reports[-1]
     assert report["quotas"] is True
-    assert 2 * 2**20 <= report["projects"]["speech"]["bytes"] <= 3 * 2**20
+    # ext4 takes blocks of its own, which say where the file's are, without asking the quota.
+    assert 2 * 2**20 <= report["projects"]["speech"]["bytes"] <= 3 * 2**20 + 64 * 1024
     assert report["projects"]["vision"]["bytes"] >= 8 * 2**20
     assert set(report["people"]) == {"ada", "bo"}
     assert len(vms.portal.tokens) == 1
@@ -200,10 +202,13 @@ print("done", flush=True)
 
 def test_server_that_dies_in_mid_write_loses_nothing(vms: VmSite) -> None:
     wanted = hashlib.sha256(b"".join(bytes([number]) * 2**20 for number in range(BLOCKS))).hexdigest()
-    said = "journalctl --quiet --output=cat --unit=writer"
-    start = "systemd-run --quiet --unit=writer --property=User=20000 --property=Group=20000 python3 -c"
+    # What the program says, and not what systemd says of it.
+    said = "journalctl --quiet --output=cat _SYSTEMD_UNIT=writer.service"
+    start = "systemd-run --quiet --unit=writer setpriv --reuid 20000 --regid 20000 --clear-groups python3 -c"
     vms.node.check(f"{start} {shlex.quote(WRITER)}")
+    deadline = time.monotonic() + 120
     while len(vms.node.check(said).split()) < BLOCKS // 4:
+        assert time.monotonic() < deadline, vms.node.check("systemctl status writer; true")
         time.sleep(0.5)
     vms.files.pull_the_plug()
     assert "done" not in vms.node.check(said).split()
