@@ -238,9 +238,6 @@ func gpuUse() (map[string]float64, error) {
 }
 
 func nvidiaSMI(fields string) ([][]string, error) {
-	if os.Getenv("NVIDIA_VISIBLE_DEVICES") == "void" {
-		return nil, nil
-	}
 	path, err := exec.LookPath("nvidia-smi")
 	if err != nil {
 		return nil, err

@@ -110,6 +110,24 @@ func TestUseIsReadFromBothKindsOfCgroups(t *testing.T) {
 	}
 }
 
+// The container toolkit says "void" in every container that has its GPUs through CDI.
+func TestUseOfGPUsIsAskedOfNvidiaSMI(t *testing.T) {
+	folder := t.TempDir()
+	program := "#!/bin/sh\n[ \"$1\" = --query-gpu=index,utilization.gpu,memory.used ] && printf '0, 35, 1000\\n1, [N/A], 0\\n'\n"
+	if err := os.WriteFile(filepath.Join(folder, "nvidia-smi"), []byte(program), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", folder+":"+os.Getenv("PATH"))
+	t.Setenv("NVIDIA_VISIBLE_DEVICES", "void")
+	use, err := gpuUse()
+	wanted := map[string]float64{
+		"gpu_0_utilization_percentage": 35, "gpu_0_memory_usage_megabytes": 1048.58, "gpu_1_memory_usage_megabytes": 0,
+	}
+	if err != nil || !maps.Equal(use, wanted) {
+		t.Fatalf("%v, %v", use, err)
+	}
+}
+
 func TestPackagesAreFoundByTheirFolders(t *testing.T) {
 	root := t.TempDir()
 	t.Setenv("HOME", t.TempDir())

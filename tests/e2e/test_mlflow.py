@@ -178,7 +178,9 @@ def test_stranger_gets_nothing_by_rest_and_artifact_paths(
         client = mlflow("bo", project)
         for method, path, body in requests:
             answer = client.request(method, path, json=body, headers={"X-MLFLOW-WORKSPACE": "vision"})
-            assert answer.status_code in (400, 403, 404), (project, method, path, answer.text)
+            # A search in a project of his own finds nothing of the other.
+            nothing = answer.status_code == 200 and path.endswith("/search") and answer.json() == {}
+            assert nothing or answer.status_code in (400, 403, 404), (project, method, path, answer.text)
             assert SECRET not in answer.text
     ada = mlflow("ada", "vision")
     assert ada.get(f"/api/2.0/mlflow-artifacts/artifacts/{recorded.file}").text.strip() == SECRET
