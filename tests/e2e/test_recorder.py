@@ -124,7 +124,8 @@ class Ada:
                 return None
             found = self.record(run["directory"])
             tags = found["tags"]
-            state = tags.get("labcluster.state") == run["state"]
+            # The tags come first and the status last.
+            state = tags.get("labcluster.state") == run["state"] and found["info"]["status"] != "RUNNING"
             return found if state and tags.get("labcluster.recorded") == str(run["attempt"]) else None
 
         return dict(wait_until(f"the record of {run['id']}", there, seconds))
