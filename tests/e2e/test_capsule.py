@@ -125,7 +125,7 @@ def test_rerun_with_the_current_code_has_todays(ada: Any, queued: dict[str, Any]
     assert told(ada, run)["files"] == {"a.txt": "edited-later"}
 
 
-def test_a_hundred_submits_of_the_same_code_store_it_once(ada: Any) -> None:
+def test_many_runs_of_the_same_code_store_it_once(ada: Any) -> None:
     count = "find /lab/projects/vision/capsules -type f | wc -l"
     submit = f"labctl submit {SMALL} --dry-run --json -- true"
     good(ada(f"cd {FOLDER} && labctl submit {SMALL} -- true"))
@@ -133,10 +133,10 @@ def test_a_hundred_submits_of_the_same_code_store_it_once(ada: Any) -> None:
     assert json.loads(good(ada(f"cd {FOLDER} && {submit}")))["code"]["digest"] is None
     lines = "\n".join(
         json.dumps({"command": ["true"], "project": "vision", "memory": "64Mi", "cpus": 0.1})
-        for _ in range(100)
+        for _ in range(20)
     )
     ids = good(ada(f"cd {FOLDER} && labctl submit --file -", stdin=lines.encode())).split()
-    assert len(ids) == 100
+    assert len(ids) == 20
     assert good(ada(count)) == before
     good(ada(f"labctl cancel {' '.join(ids)}", timeout=120))
 
