@@ -22,7 +22,7 @@ pytestmark = pytest.mark.e2e
 
 RELEASES = {
     "registry", "openldap", "postgresql", "metrics-server", "nvidia-device-plugin", "kueue", "queues",
-    "identity", "portal", "kube-router", "dex",
+    "identity", "portal", "kube-router", "dex", "mlflow",
 }  # fmt: skip
 NAMESPACES = ("labcluster", "kueue-system")
 
