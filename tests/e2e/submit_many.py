@@ -1,16 +1,13 @@
 """Submits many runs from several clients at once; sent to the login node by ssh: standard library only.
 
-usage: python3 submit_many.py TAG COUNT CLIENTS EVERY FILE
-One run in EVERY asks for no GPUs and runs at once. There are COUNT, and more as long as FILE is there;
+usage: python3 submit_many.py TAG COUNT CLIENTS EVERY    one run in EVERY asks for no GPUs and runs at once
 prints [{"name": …, "code": exit status of labctl, "out": …, "err": …}, …]
 """
 
 import concurrent.futures
-import itertools
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 
 def submit(tag, index, every):
@@ -23,21 +20,7 @@ def submit(tag, index, every):
     return {"name": name, "code": done.returncode, "out": done.stdout.strip(), "err": done.stderr.strip()}
 
 
-def indexes(count, file):
-    """0, 1, … until there were enough and nobody wants more."""
-    for index in itertools.count():
-        if index >= count and not Path(file).exists():
-            return
-        yield index
-
-
 if __name__ == "__main__":
-    tag, file, count, clients, every = sys.argv[1], sys.argv[5], *map(int, sys.argv[2:5])
+    tag, count, clients, every = sys.argv[1], *map(int, sys.argv[2:5])
     with concurrent.futures.ThreadPoolExecutor(clients) as pool:
-        answers, waiting = [], set()
-        for index in indexes(count, file):
-            waiting.add(pool.submit(submit, tag, index, every))
-            if len(waiting) == clients:
-                done, waiting = concurrent.futures.wait(waiting, return_when="FIRST_COMPLETED")
-                answers += [one.result() for one in done]
-        print(json.dumps(answers + [one.result() for one in waiting]))
+        print(json.dumps(list(pool.map(lambda index: submit(tag, index, every), range(count)))))
