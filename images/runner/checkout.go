@@ -2,6 +2,7 @@ package main
 
 import (
 	"archive/tar"
+	"bytes"
 	"compress/gzip"
 	"encoding/json"
 	"errors"
@@ -78,13 +79,13 @@ func checkOut(run record, where location) error {
 		if err != nil {
 			return lost(err)
 		}
-		if err := writeText(filepath.Join(directory, "code.patch"), patch); err != nil {
+		if err := replaceFile(filepath.Join(directory, "code.patch"), 0o660, false, bytes.NewReader(patch)); err != nil {
 			return fmt.Errorf("cannot write code.patch: %w", explain(err))
 		}
 	}
 	err = writeJSON(filepath.Join(directory, "code.json"), json.RawMessage(text), false)
 	if err == nil {
-		err = writeText(filepath.Join(directory, readyMark), []byte(strconv.Itoa(where.attempt)+"\n"))
+		err = replaceFile(filepath.Join(directory, readyMark), 0o660, false, strings.NewReader(strconv.Itoa(where.attempt)+"\n"))
 	}
 	if err != nil {
 		return fmt.Errorf("cannot write code.json: %w", explain(err))
@@ -322,26 +323,4 @@ func awaitCode(where location) {
 		_ = os.Remove(probe)
 		time.Sleep(min(time.Duration(turn+1)*100*time.Millisecond, 2*time.Second))
 	}
-}
-
-// writeText replaces a file as a whole.
-func writeText(path string, text []byte) error {
-	temporary, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	_, err = temporary.Write(text)
-	if err == nil {
-		err = temporary.Chmod(0o660)
-	}
-	if closeErr := temporary.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(temporary.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(temporary.Name())
-	}
-	return err
 }

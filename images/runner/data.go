@@ -364,21 +364,7 @@ func copyTo(file *os.File, path string) error {
 	if _, err := file.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	copied, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(copied, file)
-	if closeErr := copied.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = os.Rename(copied.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(copied.Name())
-	}
-	return err
+	return replaceFile(path, 0o600, false, file)
 }
 
 // size is a number of bytes for people.

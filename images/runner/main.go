@@ -28,8 +28,11 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -90,13 +93,18 @@ func writeJSON(path string, value any, sync bool) error {
 	if err != nil {
 		return err
 	}
+	return replaceFile(path, 0o660, sync, bytes.NewReader(append(text, '\n')))
+}
+
+// replaceFile gives a file other content as a whole, also while it is open elsewhere: a reader sees the old or the new.
+func replaceFile(path string, mode fs.FileMode, sync bool, from io.Reader) error {
 	temporary, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
 	if err != nil {
 		return err
 	}
-	_, err = temporary.Write(append(text, '\n'))
+	_, err = io.Copy(temporary, from)
 	if err == nil {
-		err = temporary.Chmod(0o660)
+		err = temporary.Chmod(mode)
 	}
 	if err == nil && sync {
 		err = temporary.Sync()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -224,24 +223,8 @@ func copyProgram(from, path string) error {
 		return fmt.Errorf("cannot read the program: %w", err)
 	}
 	defer source.Close()
-	// Written beside and renamed: a second call must not truncate a program that is running.
-	target, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err == nil {
-		_, err = io.Copy(target, source)
-		if err == nil {
-			err = target.Chmod(0o555)
-		}
-		if closeErr := target.Close(); err == nil {
-			err = closeErr
-		}
-		if err == nil {
-			err = os.Rename(target.Name(), path)
-		}
-		if err != nil {
-			_ = os.Remove(target.Name())
-		}
-	}
-	if err != nil {
+	// A second call must not truncate a program that is running.
+	if err := replaceFile(path, 0o555, false, source); err != nil {
 		return fmt.Errorf("cannot copy the program to %s: %w", path, explain(err))
 	}
 	return nil
