@@ -6,7 +6,7 @@ import contextlib
 import copy
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -15,16 +15,17 @@ from click.core import ParameterSource
 from labcluster.cli import submit
 
 
-def options(*without: str, flags: Mapping[str, Sequence[str]] | None = None) -> list[click.Parameter]:
-    """Submit's own options but some, by their long names; `flags` gives some of them other flags."""
+def options() -> list[click.Parameter]:
+    """Submit's own options: but --file, and with -p for a parameter of the program instead of the project."""
+    flags = {"--set": ["--set", "-p", "--parameter"], "--project": ["--project"]}
     found: list[click.Parameter] = []
     for parameter in submit.command.params:
         long = next((flag for flag in parameter.opts if flag.startswith("--")), None)
-        if long is None or long in without:
+        if long is None or long == "--file":
             continue
-        if flags and long in flags:
+        if long in flags:
             parameter = copy.copy(parameter)
-            parameter.opts = list(flags[long])
+            parameter.opts = flags[long]
         found.append(parameter)
     return found
 

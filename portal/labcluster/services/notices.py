@@ -31,6 +31,7 @@ from labcluster.models.notices import (
 )
 from labcluster.models.settings import NoticeSettings
 from labcluster.services.ports import ClusterView
+from labcluster.services.turns import take_turns
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,6 @@ NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?")
 _ADDRESS = re.compile(r"[A-Za-z0-9._%+-]{1,64}@([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+)")
 _MOST_OF_ONE = 20
 _LINES = 20
-_TURN_SECONDS = 5.0
 _FIRST_PAUSE, _LAST_PAUSE = 30, 3600
 _SENDERS = 8
 _WORDS = {
@@ -287,18 +287,7 @@ class NoticeDelivery:
 
     def run(self, stop: threading.Event) -> None:
         """Deliver until `stop` is set."""
-        said = ""
-        while not stop.is_set():
-            try:
-                self.turn()
-                said = ""
-            except LabclusterError as error:
-                if error.detail != said:
-                    log.warning("notices wait: %s", error)
-                said = error.detail
-            except Exception:  # the loop must survive what nobody thought of
-                log.exception("a turn of the notices failed")
-            stop.wait(_TURN_SECONDS)
+        take_turns(stop, self.turn, "notices")
 
     def turn(self) -> None:
         """Deliver all that is due, once."""

@@ -19,10 +19,10 @@ from labcluster.models.settings import JobSettings
 from labcluster.services.delivery import MOST_RUNS, delivery_job
 from labcluster.services.experiments import has_experiments
 from labcluster.services.ports import JobApi
+from labcluster.services.turns import take_turns
 
 log = logging.getLogger(__name__)
 
-_TURN_SECONDS = 5.0
 # So many runs at a time; of the next ones it is asked at once.
 _PAGE = 200
 # Its own recorder has this long after the end of its command.
@@ -86,18 +86,7 @@ class Recording:
 
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set. Failures are logged and tried again, never raised."""
-        said = ""
-        while not stop.is_set():
-            try:
-                self.turn()
-                said = ""
-            except UnreachableError as error:
-                if str(error) != said:
-                    log.warning("records are completed later: %s", error)
-                said = str(error)
-            except Exception:  # the loop must survive what nobody thought of
-                log.exception("completing records failed")
-            stop.wait(_TURN_SECONDS)
+        take_turns(stop, self.turn, "records")
 
     def turn(self) -> None:
         """Look at every ended run whose record may lack its result, once."""

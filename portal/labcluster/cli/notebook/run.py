@@ -66,9 +66,6 @@ def _kernel(path: Path) -> str:
     return "python3" if language == "python" else str(spec.get("name"))
 
 
-_OPTIONS = submitting.options(
-    "--file", flags={"--set": ["--set", "-p", "--parameter"], "--project": ["--project"]}
-)
 command = click.Command(
     "run",
     callback=run,
@@ -78,6 +75,6 @@ command = click.Command(
         click.Option(
             ["-k", "--kernel"], help="Kernel in the image.  [default: python3, else the notebook's own]"
         ),
-        *_OPTIONS,
+        *submitting.options(),
     ],
 )

@@ -150,9 +150,6 @@ def _run_name(name: str) -> str:
     return name[:63]
 
 
-_OPTIONS = submitting.options(
-    "--file", flags={"--set": ["--set", "-p", "--parameter"], "--project": ["--project"]}
-)
 command = click.Command(
     "run",
     callback=run,
@@ -170,6 +167,6 @@ command = click.Command(
             ["--workspace"], default="resources", show_default=True, help="Folder of the cached outputs."
         ),
         click.Option(["--python"], default="python3", show_default=True, help="The Python of the pipeline."),
-        *_OPTIONS,
+        *submitting.options(),
     ],
 )
