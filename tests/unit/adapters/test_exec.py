@@ -104,7 +104,9 @@ def test_the_exec_is_the_users_with_one_group(apiserver: Apiserver, starts: Kube
 
     async def act() -> tuple[bytes, KubeExecStream]:
         stream = await opened(starts)
-        return await everything(stream), stream
+        out = await everything(stream)
+        await stream.close()
+        return out, stream
 
     out, stream = asyncio.run(act())
     assert out == b"SSH-2.0\n\x00\xff"
@@ -174,6 +176,7 @@ def test_a_killed_command_has_not_succeeded(
         stream = await opened(starts)
         assert await everything(stream) == b"ready"
         await stream.send(b"nobody takes it")  # quiet: the end is told by the output
+        await stream.close()
         return stream
 
     assert not asyncio.run(act()).succeeded
