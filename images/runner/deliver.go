@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -44,15 +45,24 @@ func deliverRun(ctx context.Context, directory string) error {
 		}
 		rec, err := openAs(where)
 		if err == nil {
-			delivered := rec.finish(ctx, true)
+			err = rec.deliverLate(ctx)
 			rec.close()
-			if !delivered {
-				err = fmt.Errorf("not everything could be delivered")
-			}
 		}
 		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+func (rec *recorder) deliverLate(ctx context.Context) error {
+	first, cancel := context.WithTimeout(ctx, networkPatience)
+	defer cancel()
+	if err := rec.meet(first, false); err != nil {
+		return err
+	}
+	if !rec.finish(ctx, true) {
+		return errors.New("not everything could be delivered")
 	}
 	return nil
 }

@@ -35,6 +35,8 @@ var (
 	// How long the pod's end may be kept waiting, and how long where MLflow was away when the command ended.
 	endPatience  = durationOf("LABRUN_END_PATIENCE", 10*time.Second)
 	downPatience = 3 * time.Second
+	// How long a Job that delivers waits for its network.
+	networkPatience = time.Minute
 )
 
 // announcement is recorder.json: which MLflow run the command's own mlflow calls go to; empty ids if it is not known.
@@ -172,11 +174,7 @@ func (rec *recorder) greet(work, stop context.Context, tools string) {
 	first, cancel := context.WithTimeout(work, startPatience)
 	defer cancel()
 	defer context.AfterFunc(stop, cancel)()
-	err := rec.connect(first, true)
-	for err != nil && rec.where.rank > 0 && first.Err() == nil {
-		time.Sleep(100 * time.Millisecond)
-		err = rec.connect(first, true)
-	}
+	err := rec.meet(first, true)
 	said := announcement{Experiment: rec.run.Name}
 	if err == nil {
 		said.ExperimentID, said.RunID = rec.identity.ExperimentID, rec.identity.RunID

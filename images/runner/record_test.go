@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -425,6 +427,58 @@ func TestFilesAreSentOnceAndWithinTheirLimits(t *testing.T) {
 		len(log) > 1<<20+1000 {
 		t.Errorf("%d bytes of the log, %q", len(log), cut(log, 200))
 	}
+}
+
+// A pod's connections are refused until its node has applied the network policies to it.
+func TestAPodWithoutItsNetworkYetWaitsForIt(t *testing.T) {
+	server := startStandIn(t)
+	behind := server.Listener.Addr().String()
+	one := newPod(t, server.environment(t))
+	server.goAway(true)
+	sidecar := one.record()
+	finish(t, one.command("exec", "--", "sh", "-c", training))
+	one.end(sidecar)
+	server.goAway(false)
+	reserved, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := reserved.Addr().String()
+	_ = reserved.Close()
+	late := one.command("deliver", one.directory)
+	late.Env = append(late.Env, "LABCLUSTER_PORTAL=https://"+address)
+	time.AfterFunc(time.Second, func() { forward(t, address, behind) })
+	if got := finish(t, late); got.code != 0 {
+		t.Errorf("%+v", got)
+	}
+	if run := server.only(); run.tags["labcluster.recorded"] != "1" {
+		t.Errorf("tags: %v", run.tags)
+	}
+}
+
+// forward passes connections to an address on to another one until the test ends.
+func forward(t *testing.T, from, to string) {
+	listener, err := net.Listen("tcp", from)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			near, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("tcp", to)
+			if err != nil {
+				_ = near.Close()
+				continue
+			}
+			go func() { _, _ = io.Copy(far, near); _ = far.Close() }()
+			go func() { _, _ = io.Copy(near, far); _ = near.Close() }()
+		}
+	}()
 }
 
 func TestParametersOfARunThatMayGoOnAreLeftToIt(t *testing.T) {

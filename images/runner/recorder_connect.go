@@ -9,8 +9,20 @@ import (
 	"path/filepath"
 	"sort"
 	"strings"
+	"syscall"
 	"time"
 )
+
+// meet connects for the first time. A pod is refused every connection until its node has applied the network policies
+// to it, and a pod that is not the first of its run has to wait for that one; both take a moment.
+func (rec *recorder) meet(ctx context.Context, begins bool) error {
+	err := rec.connect(ctx, begins)
+	for err != nil && (rec.where.rank > 0 || errors.Is(err, syscall.ECONNREFUSED)) && ctx.Err() == nil {
+		time.Sleep(100 * time.Millisecond)
+		err = rec.connect(ctx, begins)
+	}
+	return err
+}
 
 // connect finds the run in MLflow, or makes it there; afterwards identity is set. There is one such run, whatever
 // was cut off in between: it is looked for before it is made, and looked for again at the end if there may be another.

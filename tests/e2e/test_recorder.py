@@ -271,6 +271,21 @@ def test_an_outage_in_mid_run_loses_nothing(ada: Ada, scale: Callable[[int], Non
     assert ada.steps(ended["directory"], "loss") == list(range(400)), "none is lost, none is there twice"
 
 
+def test_mlflow_away_all_the_time_is_delivered_later(ada: Ada, scale: Callable[[int], None]) -> None:
+    scale(0)
+    began = time.monotonic()
+    script = "echo labcluster: step=1 loss=5; echo it > $LABCLUSTER_ARTIFACTS/result.txt"
+    run = ada.submit("--name e2e-record-late", "bash", "-c", script)
+    ended = ada.ended(run, seconds=60)
+    assert ended["state"] == "succeeded", ended["reason"]
+    assert time.monotonic() - began < 45
+    scale(1)
+    found = ada.complete(ended, seconds=300)
+    assert (found["metrics"]["loss"], found["info"]["status"]) == (5.0, "FINISHED")
+    assert "result.txt" in ada.files(ended["directory"])
+    assert good(ada.run(f"find {ended['directory']} -perm /222 ! -type l")) == ""
+
+
 def test_a_gang_is_one_run_with_the_use_of_all_its_pods(ada: Ada) -> None:
     script = "echo labcluster: step=1 rank=$RANK; sleep 25"
     ended = ada.ended(ada.submit("--name e2e-record-gang --nodes 2", "bash", "-c", script), seconds=180)
