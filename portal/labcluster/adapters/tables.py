@@ -127,3 +127,17 @@ NOTICES = sa.Table(
     sa.UniqueConstraint("receiver", "event", "project", "number", "trial", "attempt", name="notices_once"),
     sa.Index("notices_due", "due_at", postgresql_where=sa.text("done_at IS NULL")),
 )
+
+# Verdicts on runs by their ids; `again` is empty where a run could not be repeated at all.
+REPRODUCTIONS = sa.Table(
+    "reproductions",
+    METADATA,
+    sa.Column("of", sa.Text, primary_key=True),
+    sa.Column("again", sa.Text, primary_key=True),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("line", sa.Text, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("report", JSONB, nullable=False),
+    sa.Index("reproductions_again", "again"),
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -83,11 +84,8 @@ def command(
         raise UsageError("--follow prints the run's output, --json the run: take --wait --json")
     portal = build()
     old = portal.get(f"/runs/{run}")
-    request = {name: old[name] for name in _SAME if old.get(name) is not None}
-    request |= {"image": f"{old['image']}@{old['image_digest']}", "parent": old["id"]}
     member = portal.get(f"/runs/{run}/members")["items"][0] if old.get("array") else old
-    if member.get("array_index") is not None:
-        request |= _of_array(member, old["array"]["indices"] if old.get("array") else None)
+    request = same(old, member)
     seed = changes.pop("seed")
     if seed is not None:
         alone = "array" in request and not old.get("array")
@@ -110,7 +108,16 @@ def command(
     return send(portal, request, here, Way(wait, follow, dry_run, as_json), why)
 
 
-def _of_array(member: dict[str, Any], indices: str | None) -> dict[str, Any]:
+def same(old: Mapping[str, Any], member: Mapping[str, Any]) -> dict[str, Any]:
+    """The request that makes a run once more; `member` is the run itself, or of an array any member."""
+    request: dict[str, Any] = {name: old[name] for name in _SAME if old.get(name) is not None}
+    request |= {"image": f"{old['image']}@{old['image_digest']}", "parent": old["id"]}
+    if member.get("array_index") is not None:
+        request |= _of_array(member, old["array"]["indices"] if old.get("array") else None)
+    return request
+
+
+def _of_array(member: Mapping[str, Any], indices: str | None) -> dict[str, Any]:
     """What makes it an array again, of one member if only that is repeated: its command knows its index.
 
     Members have the array's seed plus their index.

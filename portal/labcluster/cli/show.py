@@ -86,6 +86,7 @@ def show(run: Mapping[str, Any]) -> None:
             ("seed", run.get("seed")),
             ("data", ", ".join(run.get("data") or [])),
             ("repeats", run.get("parent")),
+            *(("verdict", output.verdict(one, run["id"])) for one in run.get("reproductions") or []),
             ("environment", " ".join(f"{key}={shlex.quote(text)}" for key, text in run["env"].items())),
             ("project", run["project"]),
             ("user", f"{run['user']} (uid {run['uid']}, gid {run['gid']})"),

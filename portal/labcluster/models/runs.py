@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from labcluster.models.code import MAX_SEED, CodeRef, Parameter, ParameterValue
+from labcluster.models.reproductions import Reproduction
 
 
 class _Model(BaseModel):
@@ -252,6 +253,9 @@ class RunView(RunRecord):
     id: str
     directory: str
     array: ArraySummary | None = Field(None, description="of an array as a whole only")
+    reproductions: tuple[Reproduction, ...] = Field(
+        default=(), description="verdicts on it: labctl reproduce"
+    )
 
     @classmethod
     def of(cls, run: Run | RunArray) -> RunView:

@@ -15,6 +15,7 @@ from labcluster.errors import (
     UsageError,
 )
 from labcluster.models.callers import Caller
+from labcluster.models.cancelling import Cancelled
 from labcluster.models.nodes import NodeView
 from labcluster.models.runs import (
     RUN_ID,
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 
 # The reconciler removes the Jobs of the other members of a cancelled array.
 _REMOVED_AT_ONCE = 20
+# So many of the ids that are wrong are named.
+_NAMED = 5
 
 
 class RunService:
@@ -167,6 +170,54 @@ class RunService:
         ended = self._store.end(first.project, first.number, trials, change)
         self._remove_jobs([one for one in ended if one.job_uid or one.array_index is None])
         return self.look(caller, run.id)
+
+    def cancel_all(self, caller: Caller, run_ids: Sequence[str], *, dry_run: bool = False) -> list[Cancelled]:
+        """End several runs or arrays; one that is wrong ends none, with `dry_run` they are only looked up.
+
+        Those that the database did not end any more are named in the answer, with the reason.
+        """
+        runs = self._owned_all(caller, list(dict.fromkeys(run_ids)))
+        before = [RunView.of(run) for run in runs]
+        if dry_run:
+            return [Cancelled(before=view, after=None) for view in before]
+        change = RunChange(
+            state=RunState.CANCELLED, reason=f"cancelled by {caller.user}", finished_at=self._clock()
+        )
+        found: list[Cancelled] = []
+        jobs: list[Run] = []
+        away: UnreachableError | None = None
+        for run, view in zip(runs, before, strict=True):
+            first, trials = (run.first, None) if isinstance(run, RunArray) else (run, (run.trial,))
+            try:
+                if away is not None:  # every further try would cost its time limit
+                    raise away
+                ended = self._store.end(first.project, first.number, trials, change)
+                after = ended[0] if ended and isinstance(run, Run) else self.look(caller, run.id)
+            except LabclusterError as error:
+                away = error if isinstance(error, UnreachableError) else away
+                found.append(Cancelled(before=view, after=None, problem=error.detail, code=error.exit_code))
+                continue
+            jobs += [one for one in ended if one.job_uid or one.array_index is None]
+            found.append(Cancelled(before=view, after=RunView.of(after)))
+        self._remove_jobs(jobs)
+        return found
+
+    def _owned_all(self, caller: Caller, run_ids: Sequence[str]) -> list[Run | RunArray]:
+        """Runs that the caller may end; the first error, with the number of the others, if one is not."""
+        found: list[Run | RunArray] = []
+        wrong: list[LabclusterError] = []
+        for run_id in run_ids:
+            try:
+                found.append(self._owned(caller, run_id, "cancel"))
+            except UnreachableError:
+                raise
+            except LabclusterError as error:
+                wrong.append(error)
+        if wrong:
+            others = "; ".join(error.detail for error in wrong[1:_NAMED])
+            more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+            raise type(wrong[0])(wrong[0].detail + (f"; {others}" if others else "") + more)
+        return found
 
     def requeue(self, caller: Caller, run_id: str, index: str | None = None) -> Run | RunArray:
         """End the present attempt of a run, if it has one, and queue the next.
