@@ -30,6 +30,7 @@ from labcluster.models.runs import (
     RunRequest,
     RunState,
     RunView,
+    SweepView,
     WhoAmI,
 )
 from labcluster.models.settings import JobSettings, RunLimits
@@ -39,6 +40,7 @@ from labcluster.services.logs import LogTail
 from labcluster.services.nodes import list_nodes
 from labcluster.services.ports import ClusterView, ImageRegistry, JobApi, LogApi, RunStore
 from labcluster.services.queue import QueueReport
+from labcluster.services.sweeps import best_arm
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +137,20 @@ class RunService:
             raise UsageError(f"{array.id} is no array")
         members = self._store.members(array.first.project, array.first.number)
         return [run for run in members if states is None or run.state in states]
+
+    def sweep(self, caller: Caller, run_id: str) -> SweepView:
+        """A sweep with its arms by index."""
+        array = self.look(caller, run_id)
+        if isinstance(array, Run) or array.summary.sweep is None:
+            raise UsageError(f"{array.id} is no sweep")
+        arms = self._store.members(array.first.project, array.first.number)
+        best = best_arm(arms, array.summary.sweep)
+        return SweepView(
+            run=RunView.of(array),
+            sweep=array.summary.sweep,
+            best=best.id if best else None,
+            arms=[RunView.of(arm) for arm in arms],
+        )
 
     def find(
         self,

@@ -26,6 +26,7 @@ from labcluster.models.runs import (
     RunRequest,
     RunState,
     RunView,
+    SweepView,
     WhoAmI,
 )
 from labcluster.services.logs import LogTail
@@ -137,6 +138,12 @@ def get_members(
     """The members of an array by index."""
     members = portal.runs.members(caller, run_id, frozenset(state) if state else None)
     return RunList(items=_told(portal, [RunView.of(run) for run in members]))
+
+
+@router.get("/runs/{run_id}/sweep")
+def get_sweep(run_id: str, caller: CallerOf, portal: PortalOf) -> SweepView:
+    """A sweep with its arms, and which of them is best."""
+    return portal.runs.sweep(caller, run_id)
 
 
 IndexOf = Annotated[
