@@ -10,8 +10,9 @@ from typing import Any
 
 from labcluster.adapters.studies import OptunaStudies
 from labcluster.errors import UnreachableError
+from labcluster.models.arms import Sweep
 from labcluster.models.runs import Run, RunChange, RunState
-from labcluster.services.sweeps import Sweep, Sweeper
+from labcluster.services.sweeps import Sweeper
 
 
 class FakeSweeps:
@@ -76,6 +77,8 @@ class Sweeping:
 
     def restart(self) -> None:
         """A new controller, which remembers nothing."""
+        if hasattr(self, "studies"):
+            self.studies.close()
         self.studies = OptunaStudies(self._url)
         self.sweeper = Sweeper(
             table=self.table, study_of=self.studies, metrics=self.metrics, clock=self.lab.clock

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from labcluster.errors import UnreachableError
+from labcluster.models.arms import Sweep
 from labcluster.models.sweeps import Goal, Range, Sampler, SweepSpec
-from labcluster.services.sweeps import Sweep
 
 if TYPE_CHECKING:
     import optuna
@@ -34,7 +34,7 @@ class OptunaStudies:
     def __init__(self, url: sa.URL | str, arguments: Mapping[str, Any] | None = None) -> None:
         self._url = url
         self._arguments = dict(arguments or {})
-        self._storage: optuna.storages.BaseStorage | None = None
+        self._storage: optuna.storages.RDBStorage | None = None
         self._open: dict[str, OptunaStudy] = {}
 
     def __call__(self, sweep: Sweep) -> OptunaStudy:
@@ -46,7 +46,15 @@ class OptunaStudies:
                 self._open[sweep.id] = OptunaStudy(self._connect(), sweep)
         return self._open[sweep.id]
 
-    def _connect(self) -> optuna.storages.BaseStorage:
+    def close(self) -> None:
+        """End all connections."""
+        self._open.clear()
+        if self._storage is not None:
+            self._storage.remove_session()
+            self._storage.engine.dispose()
+            self._storage = None
+
+    def _connect(self) -> optuna.storages.RDBStorage:
         import optuna
 
         if self._storage is None:

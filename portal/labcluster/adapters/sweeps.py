@@ -13,9 +13,9 @@ from labcluster.adapters.postgres import PUBLIC, PostgresRuns, reachable, run_of
 from labcluster.adapters.recording import MlflowRecords
 from labcluster.adapters.tables import ACTIVE_SQL, ARRAYS, RUNS
 from labcluster.errors import NotFoundError
+from labcluster.models.arms import Sweep
 from labcluster.models.runs import Run
 from labcluster.models.sweeps import SweepSpec
-from labcluster.services.sweeps import Sweep
 
 _LOCK = sa.text("SELECT pg_try_advisory_lock(hashtext('labcluster sweeps'))")
 _UNLOCK = sa.text("SELECT pg_advisory_unlock(hashtext('labcluster sweeps'))")

@@ -25,6 +25,7 @@ SECTIONS = {
             "labcluster.cli.reproduce",
             "Run a past run again and say whether it came out the same.",
         ),
+        "sweep": ("labcluster.cli.sweep", "Search the best parameters of a command with many runs of it."),
         "ls": ("labcluster.cli.ls", "List runs, newest first."),
         "show": ("labcluster.cli.show", "Show all that is known about a run."),
         "logs": ("labcluster.cli.logs", "Print what a run printed."),

@@ -74,7 +74,8 @@ def command(
 
     The new run has the code that the old one was submitted with, its image to the byte, its variables,
     parameters, seed, data and resources, but for what is changed here; it knows which run it repeats. A
-    member of an array is repeated as an array of this one member, with its index and its seed.
+    member of an array is repeated as an array of this one member, with its index and its seed; a sweep as a
+    whole searches anew.
 
     \b
       labctl rerun vision-12 --set lr=0.01 --follow
@@ -113,7 +114,11 @@ def same(old: Mapping[str, Any], member: Mapping[str, Any]) -> dict[str, Any]:
     request: dict[str, Any] = {name: old[name] for name in _SAME if old.get(name) is not None}
     request |= {"image": f"{old['image']}@{old['image_digest']}", "parent": old["id"]}
     if member.get("array_index") is not None:
-        request |= _of_array(member, old["array"]["indices"] if old.get("array") else None)
+        whole = old.get("array") or {}
+        request |= _of_array(member, whole.get("indices"))
+        if whole.get("sweep"):
+            del request["array"]
+            request["sweep"] = whole["sweep"]
     return request
 
 

@@ -299,15 +299,6 @@ class RunView(RunRecord):
         return cls(id=array.id, directory=directory, array=array.summary, **{**first.model_dump(), **own})
 
 
-class SweepView(_Model):
-    """A sweep with its arms."""
-
-    run: RunView
-    sweep: SweepSpec
-    best: str | None = Field(description="id of the best arm that succeeded")
-    arms: list[RunView]
-
-
 class RunList(_Model):
     """An answer with several runs, newest first."""
 

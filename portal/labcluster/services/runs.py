@@ -14,6 +14,7 @@ from labcluster.errors import (
     UnreachableError,
     UsageError,
 )
+from labcluster.models.arms import SweepView
 from labcluster.models.callers import Caller
 from labcluster.models.cancelling import Cancelled
 from labcluster.models.nodes import NodeView
@@ -30,7 +31,6 @@ from labcluster.models.runs import (
     RunRequest,
     RunState,
     RunView,
-    SweepView,
     WhoAmI,
 )
 from labcluster.models.settings import JobSettings, RunLimits

@@ -12,11 +12,11 @@ import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from labcluster.errors import LabclusterError, UnreachableError
+from labcluster.models.arms import Sweep
 from labcluster.models.runs import Run, RunChange, RunState
 from labcluster.models.sweeps import Goal, Sampler, SweepSpec, batched
 
@@ -29,26 +29,6 @@ _TURN_SECONDS = 3.0
 _MOST_VALUES = 50
 # So long the next arm waits for the metric of one that has ended, where it is drawn from what is known.
 _WAIT_FOR_VALUE = timedelta(minutes=2)
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A sweep of which some arms are not settled."""
-
-    project: str
-    number: int
-    spec: SweepSpec
-    arms: Sequence[Run]
-
-    @property
-    def id(self) -> str:
-        """The name that people use."""
-        return f"{self.project}-{self.number}"
-
-    @property
-    def seed(self) -> int:
-        """What its draws begin with."""
-        return self.arms[0].seed or 0
 
 
 class SweepTable(Protocol):

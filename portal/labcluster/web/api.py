@@ -12,6 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from labcluster.errors import ConflictError
+from labcluster.models.arms import SweepView
 from labcluster.models.cancelling import CancelAnswer, CancelRequest
 from labcluster.models.nodes import NodeList
 from labcluster.models.runs import (
@@ -26,7 +27,6 @@ from labcluster.models.runs import (
     RunRequest,
     RunState,
     RunView,
-    SweepView,
     WhoAmI,
 )
 from labcluster.services.logs import LogTail
