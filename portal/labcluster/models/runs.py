@@ -391,13 +391,3 @@ class Queue(_Model):
     """Everything that waits or runs."""
 
     items: list[QueueItem]
-
-
-class Problem(BaseModel):
-    """An RFC 9457 problem document; `code` is labctl's exit status."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: int

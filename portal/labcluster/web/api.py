@@ -15,12 +15,12 @@ from labcluster.errors import ConflictError
 from labcluster.models.arms import SweepView
 from labcluster.models.cancelling import CancelAnswer, CancelRequest
 from labcluster.models.nodes import NodeList
+from labcluster.models.problems import Problem
 from labcluster.models.runs import (
     BulkAnswer,
     BulkRequest,
     NewRun,
     NewRunList,
-    Problem,
     Queue,
     Run,
     RunList,
