@@ -26,6 +26,9 @@ class FakeSweeps:
     def alone(self) -> Iterator[bool]:
         yield not self.taken
 
+    def pending(self) -> bool:
+        return bool(self.open())
+
     def open(self) -> list[Sweep]:
         found = []
         for (project, number), array in self._store.arrays.items():

@@ -59,13 +59,13 @@ class OptunaStudies:
 
         if self._storage is None:
             optuna.logging.set_verbosity(optuna.logging.WARNING)
-            url = (
-                self._url.render_as_string(hide_password=False)
-                if isinstance(self._url, sa.URL)
-                else self._url
-            )
-            engine = {"connect_args": self._arguments, "pool_size": 1, "pool_pre_ping": True}
-            self._storage = optuna.storages.RDBStorage(url, engine_kwargs=engine)
+            url, arguments = sa.make_url(self._url), dict(self._arguments)
+            if url.password:
+                # Optuna takes texts only, and keeps them; the password is none of its business.
+                arguments["password"] = url.password
+                url = url.set(password=None)
+            engine = {"connect_args": arguments, "pool_size": 1, "pool_pre_ping": True}
+            self._storage = optuna.storages.RDBStorage(str(url), engine_kwargs=engine)
         return self._storage
 
 

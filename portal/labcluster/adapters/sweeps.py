@@ -22,6 +22,12 @@ _UNLOCK = sa.text("SELECT pg_advisory_unlock(hashtext('labcluster sweeps'))")
 _PAGE = 25_000
 
 
+_SAME = (RUNS.c.project == ARRAYS.c.project, RUNS.c.number == ARRAYS.c.number)
+_OPEN = sa.select(ARRAYS).where(
+    ARRAYS.c.sweep.is_not(None), sa.exists().where(*_SAME, RUNS.c.judged_at.is_(None))
+)
+
+
 class PostgresSweeps(PostgresRuns):
     """Implements `services.sweeps.SweepTable`."""
 
@@ -43,13 +49,15 @@ class PostgresSweeps(PostgresRuns):
         finally:
             connection.close()
 
+    def pending(self) -> bool:
+        """Whether there is any such sweep."""
+        with reachable(), self._pool.connect() as connection:
+            return bool(connection.execute(sa.select(sa.exists(_OPEN))).scalar())
+
     def open(self) -> Sequence[Sweep]:
         """Sweeps with arms whose end was not taken note of, the oldest first."""
-        same = (RUNS.c.project == ARRAYS.c.project, RUNS.c.number == ARRAYS.c.number)
-        unsettled = sa.exists().where(*same, RUNS.c.judged_at.is_(None))
-        query = sa.select(ARRAYS).where(ARRAYS.c.sweep.is_not(None), unsettled)
         with reachable(), self._pool.connect() as connection:
-            rows = connection.execute(query.order_by(ARRAYS.c.submitted_at)).all()
+            rows = connection.execute(_OPEN.order_by(ARRAYS.c.submitted_at)).all()
             if not rows:
                 return []
             keys = [(row.project, row.number) for row in rows]

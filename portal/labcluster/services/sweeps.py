@@ -37,6 +37,9 @@ class SweepTable(Protocol):
     def alone(self) -> AbstractContextManager[bool]:
         """Whether nobody else draws now, and nobody will while the context lasts."""
 
+    def pending(self) -> bool:
+        """Whether `open` has anything to give; cheap."""
+
     def open(self) -> Sequence[Sweep]:
         """Sweeps with arms whose end was not taken note of, the oldest first."""
 
@@ -111,13 +114,11 @@ class Sweeper:
 
     def turn(self) -> None:
         """Look at every sweep that goes on, once."""
-        sweeps = self._table.open()
-        if not sweeps:
+        if not self._table.pending():
             return
         with self._table.alone() as alone:
             if not alone:
                 return
-            # Once more: what was read before may be what somebody else has just changed.
             for sweep in self._table.open():
                 try:
                     self._follow(sweep)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.templating import Jinja2Templates
 
-from labcluster.errors import LabclusterError, NotAllowedError
+from labcluster.errors import LabclusterError, NotAllowedError, NotAuthenticatedError
 from labcluster.models.runs import RunRecord, RunState
 from labcluster.services.parallel import plot
-from labcluster.web.wiring import Portal, PortalOf, session_user
+from labcluster.web.wiring import NEXT, Portal, PortalOf, session_user
 
 _HERE = Path(__file__).parent
 _ROWS = 100
@@ -82,9 +83,12 @@ def start_page(request: Request, portal: PortalOf) -> Response:
 def sweep_page(run_id: str, request: Request, portal: PortalOf) -> Response:
     """A sweep of one of the user's projects: its arms, and how their parameters go with the metric."""
     user = session_user(request)
-    if user is None:
-        return templates.TemplateResponse(request, "welcome.html", _frame(request, portal), status_code=401)
+    if user is None and portal.login is not None:
+        request.session[NEXT] = f"/sweeps/{quote(run_id, safe='')}"
+        return RedirectResponse("/login", 302)
     try:
+        if user is None:
+            raise NotAuthenticatedError("this portal has no login for browsers: labctl show has the same")
         portal.require_view()
         view = portal.runs.sweep(portal.authenticator.member(user), run_id)
     except LabclusterError as error:

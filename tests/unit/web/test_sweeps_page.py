@@ -76,8 +76,11 @@ def test_page_draws_a_line_for_each_arm_with_a_value(site: Site, sweeping: Sweep
 
 
 def test_page_is_for_members_only(site: Site, sweeping: Sweeping) -> None:
-    assert site.client.get("/sweeps/vision-1").status_code == 401
-    log_in(site, "bo")
+    asked = site.client.get("/sweeps/vision-1")
+    assert (asked.status_code, asked.headers["location"]) == (302, "/login")
+    site.client.get("/login")
+    back = site.client.get("/login/callback?state=s1&code=bo")
+    assert back.headers["location"] == "/sweeps/vision-1"
     answer = site.client.get("/sweeps/vision-1")
     assert answer.status_code == 404
     assert "0.9" not in answer.text

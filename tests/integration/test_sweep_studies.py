@@ -85,7 +85,7 @@ def test_sweep_goes_to_its_end_and_its_record_stays_with_the_array(
     assert drawn == [4, 5, 6, 7, 8, 9, 10, 11, 12, 12, 12, 12]
     assert len({arm.params["lr"] for arm in arms}) == 12
     assert all(arm.params["epochs"] == "3" and arm.value == float(arm.params["lr"]) for arm in arms)
-    assert table.open() == []
+    assert (table.pending(), table.open()) == (False, [])
     whole = table.array("vision", first.number)
     assert isinstance(whole, RunArray)
     assert (whole.summary.sweep, whole.state) == (SPEC, RunState.SUCCEEDED)
@@ -112,6 +112,7 @@ def test_next_attempt_is_judged_anew(table: PostgresSweeps) -> None:
     assert table.open() == []
     [again] = table.requeue([first], "again")
     assert (again.value, again.judged_at, again.drawn, again.params) == (None, None, True, {"lr": "1"})
+    assert table.pending()
     assert len(table.open()) == 1
 
 
