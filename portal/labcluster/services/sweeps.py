@@ -148,26 +148,27 @@ class Sweeper:
     def _judge(self, sweep: Sweep, arm: Run) -> bool:
         """Take note of an arm's end; false if the next one should wait for its metric."""
         spec, pruned = sweep.spec, (arm.reason or "").startswith(PRUNED)
-        value = None
+        history: Sequence[tuple[int, float]] = ()
         if spec.metric and arm.drawn and (arm.state is RunState.SUCCEEDED or pruned):
             if self._metrics and arm.recorded_at is None and not pruned:
                 return self._waited(arm)
             try:
-                value = self._last(arm, spec.metric)
+                history = self._metrics.history(arm, spec.metric) if self._metrics else ()
             except UnreachableError as error:
                 self._say(sweep.id, error)
                 return self._waited(arm)
+        value = history[-1][1] if history and math.isfinite(history[-1][1]) else None
         if arm.drawn:
-            self._study_of(sweep).end(arm.trial, value, pruned=pruned)
+            study = self._study_of(sweep)
+            if spec.stop_early and history:
+                # What came between the last look and its end: the others are measured by it.
+                study.report(arm.trial, batched(list(history), _MOST_VALUES))
+            study.end(arm.trial, value, pruned=pruned)
         self._table.judge(arm, value, self._clock())
         return True
 
     def _waited(self, arm: Run) -> bool:
         return arm.finished_at is None or self._clock() - arm.finished_at > _WAIT_FOR_VALUE
-
-    def _last(self, arm: Run, metric: str) -> float | None:
-        history = self._metrics.history(arm, metric) if self._metrics else ()
-        return history[-1][1] if history and math.isfinite(history[-1][1]) else None
 
     def _watch(self, sweep: Sweep, arm: Run) -> None:
         """End an arm whose metric falls behind."""

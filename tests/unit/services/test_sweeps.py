@@ -144,6 +144,29 @@ def test_arm_that_falls_behind_is_ended_with_a_reason(lab: Any, sweeping: Sweepi
     assert 4 in sweeping.drawn()
 
 
+def test_arm_is_measured_by_one_that_ended_between_two_looks(lab: Any, sweeping: Sweeping) -> None:
+    submit(lab, {**TPE, "stop_early": True, "grace": 2})
+    sweeping.turn()
+    sweeping.metrics.values["vision-1.0"] = [(step, 0.9) for step in range(5)]
+    sweeping.set(0, RunState.SUCCEEDED, recorded_at=lab.clock())
+    sweeping.turn()
+    sweeping.set(1, RunState.RUNNING)
+    sweeping.metrics.values["vision-1.1"] = [(step, 0.1) for step in range(5)]
+    sweeping.turn()
+    assert sweeping.arms()[0].value == 0.9
+    assert (sweeping.arms()[1].reason or "").startswith("pruned at step 2: accuracy 0.1")
+
+
+def test_no_arm_is_ended_before_a_first_one_has_finished(lab: Any, sweeping: Sweeping) -> None:
+    submit(lab, {**TPE, "stop_early": True})
+    sweeping.turn()
+    for trial, level in enumerate((0.9, 0.1, 0.2, 0.3)):
+        sweeping.set(trial, RunState.RUNNING)
+        sweeping.metrics.values[f"vision-1.{trial}"] = [(step, level) for step in range(40)]
+    sweeping.turn()
+    assert {arm.state for arm in sweeping.arms()[:4]} == {RunState.RUNNING}
+
+
 def test_arms_without_a_result_cost_their_place_only(lab: Any, sweeping: Sweeping) -> None:
     submit(lab, TPE)
     sweeping.turn()
