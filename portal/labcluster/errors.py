@@ -10,7 +10,9 @@
     └── UnreachableError       6  503  a part of the cluster does not answer; nothing was accepted
 
 The first number is labctl's exit status and the `code` of the problem document, the second the HTTP
-status. Standard library only: labctl imports this module and must start fast.
+status. 7 and 8 are no failures but verdicts of labctl reproduce.
+
+Standard library only: labctl imports this module and must start fast.
 """
 
 from __future__ import annotations

@@ -80,6 +80,8 @@ class FakeStore:
             own = {"trial": index, "array_index": index, "array_size": len(item.array.indices)}
             if item.array.parallel is not None and place >= item.array.parallel:
                 own["reason"] = item.held_reason
+            if item.array.sweep is not None:
+                own |= {"drawn": False, "reason": item.held_reason if place else item.reason}
             if run.seed is not None:
                 own["seed"] = member_seed(run.seed, index)
             row = Run(**values | own)
@@ -113,7 +115,11 @@ class FakeStore:
         return RunArray(
             first=members[0],
             summary=ArraySummary(
-                indices=spec.text, total=len(members), parallel=spec.parallel, counts=counts
+                indices=spec.text,
+                total=len(members),
+                parallel=spec.parallel,
+                counts=counts,
+                sweep=spec.sweep,
             ),
             started_at=min((row.started_at for row in members if row.started_at), default=None),
             finished_at=max((row.finished_at for row in members if row.finished_at), default=None),
@@ -201,7 +207,8 @@ class FakeStore:
 
     def requeue(self, runs: Sequence[Run], reason: str) -> list[Run]:
         self._check()
-        emptied = dict.fromkeys(("started_at", "finished_at", "exit_code", "node", "recorded_at", "job_uid"))
+        names = ("started_at", "finished_at", "exit_code", "node", "recorded_at", "job_uid")
+        emptied = dict.fromkeys((*names, "value", "judged_at"))
         changed = []
         for run in runs:
             row = self.rows[run.id]

@@ -77,6 +77,7 @@ def _row(item: Submission, number: int, now: datetime | None) -> Run:
         "seed": item.run.seed if item.run.seed is None else member_seed(item.run.seed, index or 0),
         "state": RunState.QUEUED,
         "reason": item.reason,
+        "drawn": item.array is None or item.array.sweep is None,
         "submitted_at": now,
     }
     return Run(**(item.run.model_dump() | own))
@@ -88,6 +89,7 @@ def _insert_array(connection: sa.Connection, item: Submission, first: dict[str, 
     assert array is not None
     same = {name: first[name] for name in ("project", "number", "name", "user", "submitted_at")}
     parent = same | {"indices": array.text, "total": len(array.indices), "parallel": array.parallel}
+    parent["sweep"] = array.sweep.model_dump(mode="json") if array.sweep else None
     connection.execute(ARRAYS.insert(), [parent])
     rest = sa.literal(list(array.indices[1:]), PG_ARRAY(sa.Integer))
     others = sa.func.unnest(rest).table_valued(sa.column("index", sa.Integer), with_ordinality="place")

@@ -39,6 +39,11 @@ PUBLIC = [column for column in RUNS.c if column.name not in ("idempotency_key", 
 
 def connect(settings: DatabaseSettings) -> sa.Engine:
     """A pool of connections over verified TLS; nothing is opened yet."""
+    return engine(*address(settings), settings.pool_size)
+
+
+def address(settings: DatabaseSettings, schema: str | None = None) -> tuple[sa.URL, dict[str, Any]]:
+    """Where the database is, and what a connection over verified TLS is opened with."""
     url = sa.URL.create(
         "postgresql+psycopg",
         username=settings.user,
@@ -56,7 +61,9 @@ def connect(settings: DatabaseSettings) -> sa.Engine:
         "tcp_user_timeout": 5000,
         "options": "-c statement_timeout=10000 -c idle_in_transaction_session_timeout=30000",
     }
-    return engine(url, arguments, settings.pool_size)
+    if schema:
+        arguments["options"] += f" -c search_path={schema}"
+    return url, arguments
 
 
 def engine(url: sa.URL | str, arguments: dict[str, Any], pool_size: int) -> sa.Engine:
@@ -81,6 +88,12 @@ def migrate(pool: sa.Engine) -> None:
         configuration.attributes["connection"] = connection
         command.upgrade(configuration, "head")
 
+
+# What a row is emptied of when its next attempt begins.
+_OF_AN_ATTEMPT = (
+    *("started_at", "finished_at", "exit_code", "node"),
+    *("recorded_at", "value", "judged_at", "job_uid"),
+)
 
 # Submits that share a transaction at most.
 _TOGETHER = 64
@@ -258,7 +271,7 @@ class PostgresRuns:
             return []
         same = sa.tuple_(RUNS.c.trial, RUNS.c.attempt).in_([(run.trial, run.attempt) for run in runs])
         update = RUNS.update().where(RUNS.c.project == runs[0].project, RUNS.c.number == runs[0].number, same)
-        emptied = dict.fromkeys(("started_at", "finished_at", "exit_code", "node", "recorded_at", "job_uid"))
+        emptied = dict.fromkeys(_OF_AN_ATTEMPT)
         return self._changed(
             update.values(state=RunState.QUEUED, reason=reason, attempt=RUNS.c.attempt + 1, **emptied)
         )
@@ -323,6 +336,7 @@ def _array(row: sa.Row[Any], first: Run, counts: Sequence[sa.Row[Any]]) -> RunAr
             indices=row.indices,
             total=row.total,
             parallel=row.parallel,
+            sweep=row.sweep,
             counts={RunState(count.state): count.members for count in counts},
         ),
         started_at=min(started, default=None),

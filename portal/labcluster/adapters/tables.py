@@ -54,6 +54,9 @@ RUNS = sa.Table(
     sa.Column("exit_code", sa.Integer),
     sa.Column("node", sa.Text),
     sa.Column("recorded_at", sa.DateTime(timezone=True)),
+    sa.Column("drawn", sa.Boolean, nullable=False),
+    sa.Column("value", sa.Double),
+    sa.Column("judged_at", sa.DateTime(timezone=True)),
     sa.Column("job_uid", sa.Text),
     sa.Column("idempotency_key", sa.Text, nullable=False),
     sa.Column("fingerprint", sa.Text, nullable=False),
@@ -79,7 +82,9 @@ ARRAYS = sa.Table(
     sa.Column("total", sa.Integer, nullable=False),
     sa.Column("parallel", sa.Integer),
     sa.Column("submitted_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("sweep", JSONB(none_as_null=True)),
     sa.Index("arrays_submitted", "submitted_at"),
+    sa.Index("arrays_sweeps", "submitted_at", postgresql_where=sa.text("sweep IS NOT NULL")),
 )
 
 # The newest report of each kind that another part of the site sends, e.g. what is stored on the tree.
@@ -126,4 +131,18 @@ NOTICES = sa.Table(
     sa.Column("done_at", sa.DateTime(timezone=True)),
     sa.UniqueConstraint("receiver", "event", "project", "number", "trial", "attempt", name="notices_once"),
     sa.Index("notices_due", "due_at", postgresql_where=sa.text("done_at IS NULL")),
+)
+
+# Verdicts on runs by their ids; `again` is empty where a run could not be repeated at all.
+REPRODUCTIONS = sa.Table(
+    "reproductions",
+    METADATA,
+    sa.Column("of", sa.Text, primary_key=True),
+    sa.Column("again", sa.Text, primary_key=True),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("line", sa.Text, nullable=False),
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+    sa.Column("report", JSONB, nullable=False),
+    sa.Index("reproductions_again", "again"),
 )

@@ -115,6 +115,12 @@ def _overview(comparison: Comparison) -> None:
             [run["id"], run["name"], run["user"], run["state"], output.took(run), gpus, node, version, parent]
         )
     output.table(columns, rows)
+    ids = {record.id for record in comparison.records}
+    told = [found for record in comparison.records for found in record.run.get("reproductions") or []]
+    for line in dict.fromkeys(
+        output.verdict(found) for found in told if {found["of"], found["again"]} <= ids
+    ):
+        print(line)
 
 
 def _matrix(comparison: Comparison, section: Section, everything: bool) -> None:

@@ -16,11 +16,13 @@ _NEVER = frozenset(("help", "json", "dry-run", "idempotency-key", "file"))
 _TABLES = frozenset(("env", "params"))
 
 
-def apply(context: click.Context, given: dict[str, Any], toml: dict[str, Any]) -> dict[str, Any]:
+def apply(
+    context: click.Context, given: dict[str, Any], toml: dict[str, Any], file: str = "labcluster.toml"
+) -> dict[str, Any]:
     """The options of a call with what it does not give taken from the file."""
     section = toml.get(_SECTION, {})
     if not isinstance(section, dict):
-        raise UsageError(f"labcluster.toml: {_SECTION} must be a table, [{_SECTION}]")
+        raise UsageError(f"{file}: {_SECTION} must be a table, [{_SECTION}]")
     options = {
         opt.removeprefix("--"): param
         for param in context.command.params
@@ -32,8 +34,7 @@ def apply(context: click.Context, given: dict[str, Any], toml: dict[str, Any]) -
         param = options.get(name)
         if param is None or param.name is None:
             raise UsageError(
-                f"labcluster.toml: [{_SECTION}] has {name!r}, but the options are"
-                f" {', '.join(sorted(options))}"
+                f"{file}: [{_SECTION}] has {name!r}, but the options are {', '.join(sorted(options))}"
             )
         table = param.name in _TABLES
         if not table and context.get_parameter_source(param.name) is not ParameterSource.DEFAULT:
@@ -42,7 +43,7 @@ def apply(context: click.Context, given: dict[str, Any], toml: dict[str, Any]) -
             default = param.type_cast_value(context, _words(value, table=table, multiple=param.multiple))
         except (LabclusterError, click.UsageError) as error:
             said = error.detail if isinstance(error, LabclusterError) else error.message.rstrip(".")
-            raise UsageError(f"labcluster.toml: {name} under [{_SECTION}]: {said}") from None
+            raise UsageError(f"{file}: {name} under [{_SECTION}]: {said}") from None
         found[param.name] = {**dict(default), **dict(given[param.name])}.items() if table else default
     return found
 

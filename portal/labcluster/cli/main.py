@@ -21,6 +21,11 @@ SECTIONS = {
     "Runs": {
         "submit": ("labcluster.cli.submit", "Run a command on the cluster."),
         "rerun": ("labcluster.cli.rerun", "Run a past run again, with changes."),
+        "reproduce": (
+            "labcluster.cli.reproduce",
+            "Run a past run again and say whether it came out the same.",
+        ),
+        "sweep": ("labcluster.cli.sweep", "Search the best parameters of a command with many runs of it."),
         "ls": ("labcluster.cli.ls", "List runs, newest first."),
         "show": ("labcluster.cli.show", "Show all that is known about a run."),
         "logs": ("labcluster.cli.logs", "Print what a run printed."),
@@ -89,7 +94,8 @@ SECTIONS = {
     sections=SECTIONS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Files under /lab are the same here and in every run. Exit status: 2 usage, 3 not allowed, "
-    "4 not found, 5 conflict or quota, 6 the cluster does not answer and nothing was accepted, 1 our fault.",
+    "4 not found, 5 conflict or quota, 6 the cluster does not answer and nothing was accepted, 1 our fault;"
+    " of reproduce also 7 drifted, 8 impossible.",
 )
 def labctl() -> None:
     """Run training on the cluster, and look after it.

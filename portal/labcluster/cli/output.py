@@ -145,6 +145,14 @@ def members(run: Run, *, words: bool = False) -> str:
     return ",".join(f"{state}:{counts[state]}" for state in order)
 
 
+def verdict(found: Mapping[str, Any], run: str | None = None) -> str:
+    """What became of running a run again, in one line; seen from one of the two runs if it is given."""
+    if run is not None and run == found["again"]:
+        return f"{found['verdict']} {found['of']}: {found['line']}"
+    by = f" by {found['again']}" if found["again"] else ""
+    return f"{'' if run else found['of'] + ' '}{found['verdict']}{by}: {found['line']}"
+
+
 def state_line(run: Run) -> str:
     """One line on how a run stands: `vision-7 succeeded in 42s on gpu1, files in /lab/…`."""
     state = run["state"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -73,7 +74,8 @@ def command(
 
     The new run has the code that the old one was submitted with, its image to the byte, its variables,
     parameters, seed, data and resources, but for what is changed here; it knows which run it repeats. A
-    member of an array is repeated as an array of this one member, with its index and its seed.
+    member of an array is repeated as an array of this one member, with its index and its seed; a sweep as a
+    whole searches anew.
 
     \b
       labctl rerun vision-12 --set lr=0.01 --follow
@@ -83,11 +85,8 @@ def command(
         raise UsageError("--follow prints the run's output, --json the run: take --wait --json")
     portal = build()
     old = portal.get(f"/runs/{run}")
-    request = {name: old[name] for name in _SAME if old.get(name) is not None}
-    request |= {"image": f"{old['image']}@{old['image_digest']}", "parent": old["id"]}
     member = portal.get(f"/runs/{run}/members")["items"][0] if old.get("array") else old
-    if member.get("array_index") is not None:
-        request |= _of_array(member, old["array"]["indices"] if old.get("array") else None)
+    request = same(old, member)
     seed = changes.pop("seed")
     if seed is not None:
         alone = "array" in request and not old.get("array")
@@ -110,7 +109,20 @@ def command(
     return send(portal, request, here, Way(wait, follow, dry_run, as_json), why)
 
 
-def _of_array(member: dict[str, Any], indices: str | None) -> dict[str, Any]:
+def same(old: Mapping[str, Any], member: Mapping[str, Any]) -> dict[str, Any]:
+    """The request that makes a run once more; `member` is the run itself, or of an array any member."""
+    request: dict[str, Any] = {name: old[name] for name in _SAME if old.get(name) is not None}
+    request |= {"image": f"{old['image']}@{old['image_digest']}", "parent": old["id"]}
+    if member.get("array_index") is not None:
+        whole = old.get("array") or {}
+        request |= _of_array(member, whole.get("indices"))
+        if whole.get("sweep"):
+            del request["array"]
+            request["sweep"] = whole["sweep"]
+    return request
+
+
+def _of_array(member: Mapping[str, Any], indices: str | None) -> dict[str, Any]:
     """What makes it an array again, of one member if only that is repeated: its command knows its index.
 
     Members have the array's seed plus their index.

@@ -25,13 +25,19 @@ from labcluster.errors import UsageError
 def command(run: str, state: str | None, as_json: bool) -> None:
     """Show all that is known about a run.
 
-    Of an array also how each of its members stands.
+    Of an array also how each of its members stands; of a sweep also what each arm was drawn and reached,
+    and which is best.
     """
     portal = build()
     found = portal.get(f"/runs/{run}")
     array = found.get("array")
     if state and not array:
         raise UsageError(f"--state {state}: {run} is no array")
+    if array and array.get("sweep"):
+        from labcluster.cli import arms
+
+        arms.show(portal, run, state, as_json)
+        return
     members = portal.get(f"/runs/{run}/members", {"state": state})["items"] if array else []
     if as_json:
         output.emit_json(found | {"members": members} if array else found)
@@ -86,6 +92,7 @@ def show(run: Mapping[str, Any]) -> None:
             ("seed", run.get("seed")),
             ("data", ", ".join(run.get("data") or [])),
             ("repeats", run.get("parent")),
+            *(("verdict", output.verdict(one, run["id"])) for one in run.get("reproductions") or []),
             ("environment", " ".join(f"{key}={shlex.quote(text)}" for key, text in run["env"].items())),
             ("project", run["project"]),
             ("user", f"{run['user']} (uid {run['uid']}, gid {run['gid']})"),
@@ -93,7 +100,9 @@ def show(run: Mapping[str, Any]) -> None:
             ("priority", run.get("priority") if run.get("priority") != "normal" else None),
             ("requeue", "when the cluster ends it" if run.get("requeue") else None),
             ("after", ", ".join(run.get("after") or [])),
-            ("array", array["indices"] if array else None),
+            ("array", array["indices"] if array and not array.get("sweep") else None),
+            ("sweep", spaces(array["sweep"]) if array and array.get("sweep") else None),
+            ("metric", run.get("value")),
             ("attempt", run["attempt"] if run.get("attempt", 1) > 1 else None),
             ("image", run["image"]),
             ("digest", run["image_digest"]),
@@ -105,6 +114,19 @@ def show(run: Mapping[str, Any]) -> None:
             ("files", run.get("directory")),
         ]
     )
+
+
+def spaces(sweep: Mapping[str, Any]) -> str:
+    """What a sweep searches, in words."""
+    words = []
+    for name, space in sweep["params"].items():
+        if isinstance(space, list):
+            words.append(f"{name}={','.join(space)}")
+            continue
+        more = ":log" if space.get("log") else f":{space['step']:g}" if space.get("step") else ""
+        words.append(f"{name}={space['low']:g}..{space['high']:g}{more}")
+    by = f", {sweep['goal']} {sweep['metric']}" if sweep.get("metric") else ""
+    return f"{sweep['sampler']}{by}: {' '.join(words)}"
 
 
 def _code(code: Mapping[str, Any] | None) -> str | None:

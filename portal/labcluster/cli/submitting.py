@@ -32,7 +32,8 @@ def options() -> list[click.Parameter]:
 
 def hand_on(context: click.Context, words: Sequence[str], **decided: Any) -> Any:
     """Submit words as a command, as if they had been typed with the options of this call; prints and answers
-    what submit does. `decided` are options that the verb sets itself, whatever the user said."""
+    what submit does. `decided` are options that the verb sets itself, whatever the user said, or fields of
+    the request that submit has no option for."""
     assert submit.command.callback is not None
     values: dict[str, Any] = {parameter.name or "": None for parameter in submit.command.params}
     made = click.Context(submit.command, parent=context, info_name="submit")
@@ -46,8 +47,9 @@ def hand_on(context: click.Context, words: Sequence[str], **decided: Any) -> Any
             made.set_parameter_source(name, context.get_parameter_source(name) or ParameterSource.DEFAULT)
         else:
             made.set_parameter_source(name, ParameterSource.DEFAULT)
+    more = {name: value for name, value in decided.items() if name not in values}
     with made:
-        return made.invoke(submit.command.callback, **{**values, "command": tuple(words)})
+        return made.invoke(submit.command.callback, **{**values, **more, "command": tuple(words)})
 
 
 def submitted(context: click.Context, words: Sequence[str], **decided: Any) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from labcluster.adapters.kube import KubeApi, KubeJobs
 from labcluster.adapters.ldap import LdapDirectory
 from labcluster.adapters.mlflow import AssertionSigner, MlflowApi
 from labcluster.adapters.notices import PostgresNotices
-from labcluster.adapters.postgres import PostgresRuns, connect
+from labcluster.adapters.postgres import PostgresRuns, address, connect
 from labcluster.adapters.posting import Post
 from labcluster.adapters.recording import MlflowRecords, PostgresRecords
+from labcluster.adapters.studies import SCHEMA, OptunaStudies
+from labcluster.adapters.sweeps import MlflowMetrics, PostgresSweeps
 from labcluster.adapters.view import KubeView
 from labcluster.controller import health
 from labcluster.controller.caches import Caches
@@ -27,6 +29,7 @@ from labcluster.services.experiments import CONTROLLER
 from labcluster.services.following import RunReconciler
 from labcluster.services.notices import NoticeDelivery
 from labcluster.services.recording import Recording
+from labcluster.services.sweeps import Sweeper
 
 log = logging.getLogger("labcluster.controller")
 
@@ -41,6 +44,7 @@ class Parts:
     view: KubeView
     records: Recording | None
     notices: NoticeDelivery
+    sweeps: Sweeper
 
 
 def build(settings: PortalSettings) -> Parts:
@@ -71,13 +75,20 @@ def build(settings: PortalSettings) -> Parts:
     notices = NoticeDelivery(
         PostgresNotices(engine), Post(settings.notices), settings.notices, settings.cluster_name
     )
-    return Parts(controller, runs, caches, view, _recording(settings, api, engine), notices)
+    mlflow = None
+    if settings.mlflow is not None:
+        mlflow = MlflowApi(settings.mlflow, AssertionSigner(settings.mlflow.key_file), CONTROLLER)
+    sweeps = Sweeper(
+        table=PostgresSweeps(engine),
+        study_of=OptunaStudies(*address(settings.database, SCHEMA)),
+        metrics=MlflowMetrics(mlflow) if mlflow else None,
+        wake=runs.notice,
+    )
+    records = _recording(settings, api, engine, mlflow) if mlflow else None
+    return Parts(controller, runs, caches, view, records, notices, sweeps)
 
 
-def _recording(settings: PortalSettings, api: KubeApi, engine: sa.Engine) -> Recording | None:
-    if settings.mlflow is None:
-        return None
-    mlflow = MlflowApi(settings.mlflow, AssertionSigner(settings.mlflow.key_file), CONTROLLER)
+def _recording(settings: PortalSettings, api: KubeApi, engine: sa.Engine, mlflow: MlflowApi) -> Recording:
     return Recording(
         table=PostgresRecords(engine),
         records=MlflowRecords(mlflow),
@@ -100,6 +111,7 @@ def main() -> None:
     threading.Thread(target=parts.runs.run, args=(stop,), name="runs", daemon=True).start()
     if parts.records:
         threading.Thread(target=parts.records.run, args=(stop,), name="records", daemon=True).start()
+    threading.Thread(target=parts.sweeps.run, args=(stop,), name="sweeps", daemon=True).start()
     threading.Thread(target=parts.notices.run, args=(stop,), name="notices", daemon=True).start()
     log.info("started")
     parts.controller.run(stop)

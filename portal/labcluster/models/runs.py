@@ -10,6 +10,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from labcluster.models.code import MAX_SEED, CodeRef, Parameter, ParameterValue
+from labcluster.models.reproductions import Reproduction
+from labcluster.models.sweeps import SweepSpec
 
 
 class _Model(BaseModel):
@@ -80,6 +82,7 @@ class RunRequest(_Model):
         default=[], max_length=50, description="directories whose content is recorded before it starts"
     )
     parent: str | None = Field(None, max_length=100, description="the run that it repeats")
+    sweep: SweepSpec | None = Field(None, description="one run for each set of parameters that it draws")
     idempotency_key: str = Field(min_length=8, max_length=100, pattern=r"^[A-Za-z0-9._:-]+$")
 
 
@@ -131,6 +134,7 @@ class NewArray(_Model):
     text: str
     indices: tuple[int, ...]
     parallel: int | None = None
+    sweep: SweepSpec | None = None
 
 
 class Submission(_Model):
@@ -164,6 +168,9 @@ class RunRecord(NewRun):
     exit_code: int | None = None
     node: str | None = None
     recorded_at: datetime | None = Field(None, description="when the experiment record got its result")
+    drawn: bool = Field(default=True, description="false: an arm of a sweep that has no parameters yet")
+    value: float | None = Field(None, description="of an arm: the last of the metric that it is judged by")
+    judged_at: datetime | None = Field(None, description="of an arm: when its sweep took note of its end")
 
 
 class Run(RunRecord):
@@ -205,6 +212,7 @@ class ArraySummary(_Model):
     total: int
     parallel: int | None
     counts: dict[RunState, int] = Field(description="members by state; a state that none is in is left out")
+    sweep: SweepSpec | None = Field(None, description="of a sweep: what is searched, and how")
 
 
 class RunArray(_Model):
@@ -230,6 +238,8 @@ class RunArray(_Model):
     def state(self) -> RunState:
         """What is most worth knowing of its members: that some run, else wait, else how the worst ended."""
         counts = self.summary.counts
+        if self.summary.sweep and RunState.SUCCEEDED in counts and not ACTIVE_STATES & counts.keys():
+            return RunState.SUCCEEDED  # that some arms are ended early or fail is what a sweep is for
         return next((state for state in _TELLING if counts.get(state)), RunState.QUEUED)
 
 
@@ -252,6 +262,9 @@ class RunView(RunRecord):
     id: str
     directory: str
     array: ArraySummary | None = Field(None, description="of an array as a whole only")
+    reproductions: tuple[Reproduction, ...] = Field(
+        default=(), description="verdicts on it: labctl reproduce"
+    )
 
     @classmethod
     def of(cls, run: Run | RunArray) -> RunView:
@@ -263,7 +276,7 @@ class RunView(RunRecord):
     @classmethod
     def _of_array(cls, array: RunArray) -> RunView:
         over = array.state.final
-        own = {
+        own: dict[str, object] = {
             "trial": 0,
             "attempt": 1,
             "array_index": None,
@@ -273,8 +286,15 @@ class RunView(RunRecord):
             "finished_at": array.finished_at if over else None,
             "exit_code": array.exit_code if over else None,
             "node": None,
+            "drawn": True,
+            "value": None,
+            "judged_at": None,
         }
         first = array.first
+        if array.summary.sweep:
+            searched = array.summary.sweep.params
+            own["params"] = {name: value for name, value in first.params.items() if name not in searched}
+            own["exit_code"] = 0 if array.state is RunState.SUCCEEDED else own["exit_code"]
         directory = f"/lab/projects/{first.project}/runs/{first.number}_*_{first.name}"
         return cls(id=array.id, directory=directory, array=array.summary, **{**first.model_dump(), **own})
 
@@ -371,13 +391,3 @@ class Queue(_Model):
     """Everything that waits or runs."""
 
     items: list[QueueItem]
-
-
-class Problem(BaseModel):
-    """An RFC 9457 problem document; `code` is labctl's exit status."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: int

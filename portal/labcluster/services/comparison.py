@@ -125,7 +125,7 @@ def _summary(record: Record) -> dict[str, Any]:
         "exit_code",
         "node",
     )
-    return {key: record.run.get(key) for key in (*keys, "directory", "parent")}
+    return {key: record.run.get(key) for key in (*keys, "directory", "parent", "reproductions")}
 
 
 def compare(

@@ -14,6 +14,9 @@ from labcluster.errors import UsageError
 from labcluster.models.runs import ACTIVE_STATES, RUN_ID, ArraySlots, NewRun, Run, RunState
 from labcluster.services.ports import RunStore
 
+# What an arm of a sweep says that has no parameters yet.
+WAITS_FOR_DRAW = "waits for its sweep, which chooses its parameters when a place is free"
+
 AFTER = re.compile(rf"(?P<run>{RUN_ID.pattern})(?P<ok>:ok)?")
 
 
@@ -65,6 +68,8 @@ class Holds:
             run_id, states = self._dependency(after)
             if any(state in ACTIVE_STATES for state in states):
                 return waits_after(run_id, ok=after.endswith(":ok"))
+        if not run.drawn:
+            return WAITS_FOR_DRAW
         key = (run.project, run.number)
         if run.array_index is not None and key in self._free and run.array_index not in self._free[key]:
             return waits_for_array(self._limits[key])

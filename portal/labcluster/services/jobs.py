@@ -309,7 +309,9 @@ def _env(values: dict[str, str], run: Run, *, init: bool = False) -> list[dict[s
 
 
 def _run_json(run: Run) -> str:
-    return json.dumps(RunView.of(run).model_dump(mode="json"), separators=(",", ":"))
+    return json.dumps(
+        RunView.of(run).model_dump(mode="json", exclude={"reproductions"}), separators=(",", ":")
+    )
 
 
 def literal(text: str) -> str:

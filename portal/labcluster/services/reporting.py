@@ -100,6 +100,7 @@ def report(
         "experiments": experiments,
         "failures": [_brief(record) for record in records if record.run["state"] in FAILED],
         "active": [_brief(record) for record in records if record.run["state"] in ACTIVE],
+        "reproductions": _reproductions(records),
         "best": best,
         "known": known,
         "new": _news(best, known, before),
@@ -202,6 +203,16 @@ def _line(record: Record, metrics: Mapping[str, str]) -> Json:
         "metrics": values,
         "commit": version or None,
     }
+
+
+def _reproductions(records: Sequence[Record]) -> list[Json]:
+    """Verdicts on runs or by them, newest last; each once, though both of its runs may be here."""
+    found = {
+        (one["of"], one["again"]): dict(one)
+        for record in records
+        for one in record.run.get("reproductions") or ()
+    }
+    return sorted(found.values(), key=lambda one: str(one["at"]))
 
 
 def _brief(record: Record) -> Json:

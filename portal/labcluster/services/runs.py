@@ -14,7 +14,9 @@ from labcluster.errors import (
     UnreachableError,
     UsageError,
 )
+from labcluster.models.arms import SweepView
 from labcluster.models.callers import Caller
+from labcluster.models.cancelling import Cancelled
 from labcluster.models.nodes import NodeView
 from labcluster.models.runs import (
     RUN_ID,
@@ -38,12 +40,15 @@ from labcluster.services.logs import LogTail
 from labcluster.services.nodes import list_nodes
 from labcluster.services.ports import ClusterView, ImageRegistry, JobApi, LogApi, RunStore
 from labcluster.services.queue import QueueReport
+from labcluster.services.sweeps import best_arm
 
 log = logging.getLogger(__name__)
 
 
 # The reconciler removes the Jobs of the other members of a cancelled array.
 _REMOVED_AT_ONCE = 20
+# So many of the ids that are wrong are named.
+_NAMED = 5
 
 
 class RunService:
@@ -133,6 +138,20 @@ class RunService:
         members = self._store.members(array.first.project, array.first.number)
         return [run for run in members if states is None or run.state in states]
 
+    def sweep(self, caller: Caller, run_id: str) -> SweepView:
+        """A sweep with its arms by index."""
+        array = self.look(caller, run_id)
+        if isinstance(array, Run) or array.summary.sweep is None:
+            raise UsageError(f"{array.id} is no sweep")
+        arms = self._store.members(array.first.project, array.first.number)
+        best = best_arm(arms, array.summary.sweep)
+        return SweepView(
+            run=RunView.of(array),
+            sweep=array.summary.sweep,
+            best=best.id if best else None,
+            arms=[RunView.of(arm) for arm in arms],
+        )
+
     def find(
         self,
         caller: Caller,
@@ -167,6 +186,54 @@ class RunService:
         ended = self._store.end(first.project, first.number, trials, change)
         self._remove_jobs([one for one in ended if one.job_uid or one.array_index is None])
         return self.look(caller, run.id)
+
+    def cancel_all(self, caller: Caller, run_ids: Sequence[str], *, dry_run: bool = False) -> list[Cancelled]:
+        """End several runs or arrays; one that is wrong ends none, with `dry_run` they are only looked up.
+
+        Those that the database did not end any more are named in the answer, with the reason.
+        """
+        runs = self._owned_all(caller, list(dict.fromkeys(run_ids)))
+        before = [RunView.of(run) for run in runs]
+        if dry_run:
+            return [Cancelled(before=view, after=None) for view in before]
+        change = RunChange(
+            state=RunState.CANCELLED, reason=f"cancelled by {caller.user}", finished_at=self._clock()
+        )
+        found: list[Cancelled] = []
+        jobs: list[Run] = []
+        away: UnreachableError | None = None
+        for run, view in zip(runs, before, strict=True):
+            first, trials = (run.first, None) if isinstance(run, RunArray) else (run, (run.trial,))
+            try:
+                if away is not None:  # every further try would cost its time limit
+                    raise away
+                ended = self._store.end(first.project, first.number, trials, change)
+                after = ended[0] if ended and isinstance(run, Run) else self.look(caller, run.id)
+            except LabclusterError as error:
+                away = error if isinstance(error, UnreachableError) else away
+                found.append(Cancelled(before=view, after=None, problem=error.detail, code=error.exit_code))
+                continue
+            jobs += [one for one in ended if one.job_uid or one.array_index is None]
+            found.append(Cancelled(before=view, after=RunView.of(after)))
+        self._remove_jobs(jobs)
+        return found
+
+    def _owned_all(self, caller: Caller, run_ids: Sequence[str]) -> list[Run | RunArray]:
+        """Runs that the caller may end; the first error, with the number of the others, if one is not."""
+        found: list[Run | RunArray] = []
+        wrong: list[LabclusterError] = []
+        for run_id in run_ids:
+            try:
+                found.append(self._owned(caller, run_id, "cancel"))
+            except UnreachableError:
+                raise
+            except LabclusterError as error:
+                wrong.append(error)
+        if wrong:
+            others = "; ".join(error.detail for error in wrong[1:_NAMED])
+            more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+            raise type(wrong[0])(wrong[0].detail + (f"; {others}" if others else "") + more)
+        return found
 
     def requeue(self, caller: Caller, run_id: str, index: str | None = None) -> Run | RunArray:
         """End the present attempt of a run, if it has one, and queue the next.

@@ -11,8 +11,9 @@ from typing import Any
 
 from labcluster.errors import ConflictError, NotAllowedError, NotFoundError, UsageError
 from labcluster.models import quantities
-from labcluster.models.runs import Member, NewRun, ProjectShare, RunRequest, Submission
+from labcluster.models.runs import Member, NewArray, NewRun, ProjectShare, RunRequest, Submission
 from labcluster.models.settings import RunLimits
+from labcluster.models.sweeps import SweepSpec
 from labcluster.services import holding, images
 from labcluster.services.arrays import parse_array
 from labcluster.services.jobs import RECORDER_NEEDS
@@ -63,8 +64,11 @@ def check(
     _resources(request, project, view, limits)
     reference, digest = images.resolve(registry, request.image or default_image, project.name, default_image)
     array = parse_array(request.array, limits.max_array) if request.array is not None else None
+    if request.sweep is not None:
+        array = _sweep(request, request.sweep, limits)
     if array and request.nodes > 1:
-        raise UsageError("--nodes and --array: each member of an array runs on one node")
+        what = "sweep" if array.sweep else "--array"
+        raise UsageError(f"--nodes and {what}: each member of an array runs on one node")
     run = NewRun(
         project=project.name,
         name=name,
@@ -97,6 +101,8 @@ def check(
     if run.after:
         first = run.after[0]
         waits = holding.waits_after(first.removesuffix(":ok"), ok=first.endswith(":ok"))
+    if array and array.sweep:
+        return Submission(run=run, array=array, reason=waits, held_reason=waits or holding.WAITS_FOR_DRAW)
     held = waits or (holding.waits_for_array(array.parallel) if array and array.parallel else None)
     return Submission(run=run, array=array, reason=waits, held_reason=held)
 
@@ -121,6 +127,19 @@ def choose_project(
     if share is None:
         raise NotFoundError(f"project {wanted!r} is being removed")
     return share
+
+
+def _sweep(request: RunRequest, sweep: SweepSpec, limits: RunLimits) -> NewArray:
+    """The arms of a sweep as an array; they get their parameters later."""
+    if request.array is not None:
+        raise UsageError("a sweep is an array of its own making: leave --array out")
+    twice = sorted(sweep.params.keys() & request.params.keys())
+    if twice:
+        raise UsageError(f"--set {twice[0]}: the sweep chooses {twice[0]} itself")
+    total = sweep.total()
+    if total > limits.max_array:
+        raise UsageError(f"a sweep of {total} arms: at most {limits.max_array} are allowed; take --arms N")
+    return NewArray(text=sweep.indices(), indices=tuple(range(total)), parallel=sweep.limit(), sweep=sweep)
 
 
 def _command(command: Sequence[str]) -> tuple[str, ...]:

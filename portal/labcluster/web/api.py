@@ -12,13 +12,15 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
 from labcluster.errors import ConflictError
+from labcluster.models.arms import SweepView
+from labcluster.models.cancelling import CancelAnswer, CancelRequest
 from labcluster.models.nodes import NodeList
+from labcluster.models.problems import Problem
 from labcluster.models.runs import (
     BulkAnswer,
     BulkRequest,
     NewRun,
     NewRunList,
-    Problem,
     Queue,
     Run,
     RunList,
@@ -107,13 +109,23 @@ def list_runs(
     """Runs and arrays of the caller's projects, newest first; an array is one item."""
     states = frozenset(state) if state else None
     runs = portal.runs.find(caller, project=project, user=user, states=states, limit=limit)
-    return RunList(items=[RunView.of(run) for run in runs])
+    return RunList(items=_told(portal, [RunView.of(run) for run in runs]))
+
+
+@router.post("/runs/cancel")
+def cancel_runs(request: CancelRequest, caller: CallerOf, portal: PortalOf) -> CancelAnswer:
+    """End several runs or arrays. One that is unknown or another's ends none; what ended already stays."""
+    return CancelAnswer(items=portal.runs.cancel_all(caller, request.ids, dry_run=request.dry_run))
 
 
 @router.get("/runs/{run_id}")
 def get_run(run_id: str, caller: CallerOf, portal: PortalOf) -> RunView:
     """One run, one member of an array (`vision-12.3`), or an array as a whole."""
-    return RunView.of(portal.runs.look(caller, run_id))
+    return _told(portal, [RunView.of(portal.runs.look(caller, run_id))])[0]
+
+
+def _told(portal: Portal, views: list[RunView]) -> list[RunView]:
+    return portal.reproductions.told(views) if portal.reproductions else views
 
 
 @router.get("/runs/{run_id}/members")
@@ -125,7 +137,13 @@ def get_members(
 ) -> RunList:
     """The members of an array by index."""
     members = portal.runs.members(caller, run_id, frozenset(state) if state else None)
-    return RunList(items=[RunView.of(run) for run in members])
+    return RunList(items=_told(portal, [RunView.of(run) for run in members]))
+
+
+@router.get("/runs/{run_id}/sweep")
+def get_sweep(run_id: str, caller: CallerOf, portal: PortalOf) -> SweepView:
+    """A sweep with its arms, and which of them is best."""
+    return portal.runs.sweep(caller, run_id)
 
 
 IndexOf = Annotated[

@@ -30,6 +30,7 @@ from labcluster.web import (
     pages,
     problems,
     registry,
+    reproductions,
     usage,
 )
 from labcluster.web.wiring import Portal, PortalOf
@@ -73,6 +74,7 @@ def create_app(portal: Portal) -> FastAPI:
     app.include_router(usage.router)
     app.include_router(account.router)
     app.include_router(notices.router)
+    app.include_router(reproductions.router)
     app.include_router(registry.router)
     app.include_router(pages.router)
     app.include_router(login.router)

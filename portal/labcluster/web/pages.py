@@ -1,17 +1,19 @@
-"""The start page."""
+"""Pages for people: the start page, and that of a sweep."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.templating import Jinja2Templates
 
-from labcluster.errors import LabclusterError, NotAllowedError
-from labcluster.models.runs import Run, RunState
-from labcluster.web.wiring import Portal, PortalOf, session_user
+from labcluster.errors import LabclusterError, NotAllowedError, NotAuthenticatedError
+from labcluster.models.runs import RunRecord, RunState
+from labcluster.services.parallel import plot
+from labcluster.web.wiring import NEXT, Portal, PortalOf, session_user
 
 _HERE = Path(__file__).parent
 _ROWS = 100
@@ -32,7 +34,7 @@ def _span(time: timedelta) -> str:
     return f"{seconds} s"
 
 
-def _took(run: Run) -> str:
+def _took(run: RunRecord) -> str:
     if run.started_at is None:
         return ""
     return _span((run.finished_at or datetime.now(UTC)) - run.started_at)
@@ -42,7 +44,15 @@ def _word(state: RunState) -> str:
     return state.value.replace("_", " ")
 
 
-templates.env.filters.update(ago=_ago, took=_took, word=_word)
+def _short(value: object) -> str:
+    """A number with the digits that tell arms apart, anything else as it is."""
+    try:
+        return f"{float(str(value)):.4g}"
+    except ValueError:
+        return str(value)
+
+
+templates.env.filters.update(ago=_ago, took=_took, word=_word, short=_short)
 
 
 @router.get("/", response_class=HTMLResponse)
@@ -67,6 +77,30 @@ def start_page(request: Request, portal: PortalOf) -> Response:
         "gpus_free": sum(node.gpus - node.gpus_used for node in nodes if node.ready),
     }
     return templates.TemplateResponse(request, "start.html", context)
+
+
+@router.get("/sweeps/{run_id}", response_class=HTMLResponse)
+def sweep_page(run_id: str, request: Request, portal: PortalOf) -> Response:
+    """A sweep of one of the user's projects: its arms, and how their parameters go with the metric."""
+    user = session_user(request)
+    if user is None and portal.login is not None:
+        request.session[NEXT] = f"/sweeps/{quote(run_id, safe='')}"
+        return RedirectResponse("/login", 302)
+    try:
+        if user is None:
+            raise NotAuthenticatedError("this portal has no login for browsers: labctl show has the same")
+        portal.require_view()
+        view = portal.runs.sweep(portal.authenticator.member(user), run_id)
+    except LabclusterError as error:
+        return trouble_page(request, portal, error)
+    arms = sorted(view.arms, key=lambda arm: arm.id != view.best)
+    context = _frame(request, portal) | {
+        "view": view,
+        "arms": arms,
+        "plot": plot(view.arms, view.sweep, view.best),
+        "live": not view.run.state.final,
+    }
+    return templates.TemplateResponse(request, "sweep.html", context)
 
 
 def trouble_page(request: Request, portal: Portal, error: LabclusterError, *, live: bool = False) -> Response:

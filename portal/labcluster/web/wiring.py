@@ -25,6 +25,7 @@ from labcluster.adapters.pods import KubePodTokens
 from labcluster.adapters.postgres import PostgresRuns, connect
 from labcluster.adapters.projects import KubeProjects
 from labcluster.adapters.registry import HttpRegistry
+from labcluster.adapters.reproductions import PostgresReproductions
 from labcluster.adapters.usage import PostgresUsage
 from labcluster.adapters.view import KubeView
 from labcluster.errors import NotAllowedError, UnreachableError
@@ -42,6 +43,7 @@ from labcluster.services.notices import NoticeService
 from labcluster.services.ports import ClusterView
 from labcluster.services.projects import ProjectStore
 from labcluster.services.registry import RegistryService
+from labcluster.services.reproductions import ReproductionService
 from labcluster.services.runs import RunService
 from labcluster.services.usage import UsageService
 
@@ -118,6 +120,7 @@ class Portal:
     login: Login | None = None
     experiments: Experiments | None = None
     notices: NoticeService | None = None
+    reproductions: ReproductionService | None = None
     job_makers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_MAX_JOB_MAKERS))
 
 
@@ -197,6 +200,7 @@ def build(settings: PortalSettings) -> Portal:
         login=login,
         experiments=_experiments(settings.mlflow, view) if settings.mlflow else None,
         notices=NoticeService(PostgresNotices(pool), view, settings.notices),
+        reproductions=ReproductionService(PostgresReproductions(pool), runs, registry),
     )
 
 

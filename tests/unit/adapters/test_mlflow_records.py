@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from labcluster.adapters.recording import MlflowRecords
+from labcluster.adapters.sweeps import MlflowMetrics
 from labcluster.errors import NotFoundError
 from labcluster.models.recording import RecordedRun
 from labcluster.models.runs import Run, RunState
@@ -42,9 +43,12 @@ class Api:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, str, dict[str, Any]]] = []
+        self.pages: dict[str, dict[str, Any]] = {}
 
     def get(self, project: str, path: str, params: dict[str, Any]) -> dict[str, Any]:
-        self.asked.append((project, path, params))
+        self.asked.append((project, path, dict(params)))
+        if path == "metrics/get-history":
+            return self.pages[params.get("page_token", "")]
         if params["experiment_name"] != "digits":
             raise NotFoundError("MLflow: no such experiment")
         return {"experiment": {"experiment_id": "3"}}
@@ -82,3 +86,25 @@ def test_end_is_written_with_its_reason_before_it() -> None:
     assert (first, second) == ("runs/log-batch", "runs/update")
     assert tags == {"run_id": "abc", "tags": [{"key": "labcluster.reason", "value": "x" * 5000}]}
     assert status == {"run_id": "abc", "status": "FAILED", "end_time": int(END.timestamp() * 1000)}
+
+
+def test_history_of_a_metric_is_by_step_and_whole() -> None:
+    api = Api()
+    api.pages[""] = {
+        "metrics": [{"key": "loss", "value": 0.5, "step": 1}, {"key": "loss", "value": 0.9}],
+        "next_page_token": "more",
+    }
+    api.pages["more"] = {"metrics": [{"key": "loss", "value": "NaN", "step": 2}, {"value": 0.4, "step": 1}]}
+    metrics = MlflowMetrics(api)  # type: ignore[arg-type]
+    first, second, third = metrics.history(run(), "loss")
+    assert (first, second, third[0]) == ((0, 0.9), (1, 0.4), 2)
+    assert third[1] != third[1]
+    asked = [path for _, path, _ in api.asked]
+    assert asked[:3] == ["experiments/get-by-name", "runs/search", "metrics/get-history"]
+    assert api.asked[2][2] | {"max_results": 0} == {"run_id": "abc", "metric_key": "loss", "max_results": 0}
+    metrics.history(run(), "loss")
+    assert [path for _, path, _ in api.asked].count("runs/search") == 1
+
+
+def test_run_without_a_record_has_no_metrics() -> None:
+    assert MlflowMetrics(Api()).history(run(number=70), "loss") == ()  # type: ignore[arg-type]

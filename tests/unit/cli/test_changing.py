@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
+from labcluster.errors import NotFoundError
 
 from .conftest import FakePortal, Labctl, run
 
@@ -13,13 +15,55 @@ KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIE ada"
 
 
 def test_cancel_ends_runs_and_leaves_ended_ones(portal: FakePortal, labctl: Labctl) -> None:
+    ended = run("succeeded", id="vision-8")
     portal.on("GET", "/runs/vision-7", run("running"))
     portal.on("POST", "/runs/vision-7/cancel", run("cancelled"))
-    ended = run("succeeded", id="vision-8")
-    portal.on("GET", "/runs/vision-8", ended)
-    portal.on("POST", "/runs/vision-8/cancel", ended)
-    done = labctl("cancel", "vision-7", "vision-8")
+    portal.on(
+        "POST",
+        "/runs/cancel",
+        {"items": [item(run("running"), run("cancelled")), item(ended, ended)]},
+    )
+    done = labctl("cancel", "vision-7", "vision-8", "vision-7")
     assert (done.code, done.out) == (0, "vision-7 cancelled\nvision-8 had succeeded already\n")
+    assert [request.body for request in portal.requests] == [
+        {"ids": ["vision-7", "vision-8"], "dry_run": False}
+    ]
+    assert labctl("cancel", "vision-7").out == "vision-7 cancelled\n"
+
+
+def item(
+    before: dict[str, Any], after: dict[str, Any] | None, problem: str | None = None, code: int | None = None
+) -> dict[str, Any]:
+    """What the portal says of one of several."""
+    return {"before": before, "after": after, "problem": problem, "code": code}
+
+
+def test_cancel_of_several_names_those_that_it_could_not_end(portal: FakePortal, labctl: Labctl) -> None:
+    away = item(run("running", id="vision-8"), None, "the run database does not answer", 6)
+    portal.on("POST", "/runs/cancel", {"items": [item(run("running"), run("cancelled")), away]})
+    done = labctl("cancel", "vision-7", "vision-8")
+    assert (done.code, done.out) == (6, "vision-7 cancelled\n")
+    assert "vision-8 was not cancelled: the run database does not answer" in done.err
+    assert [one["state"] for one in labctl("cancel", "--json", "vision-7", "vision-8").json()] == [
+        "cancelled",
+        "running",
+    ]
+
+
+def test_cancel_of_very_many_looks_at_all_of_them_first(portal: FakePortal, labctl: Labctl) -> None:
+    portal.on("POST", "/runs/cancel", {"items": [item(run("running"), None)]})
+    ids = [f"vision-{number}" for number in range(1001)]
+    assert labctl("cancel", *ids).code == 0
+    asked = [(len(request.body["ids"]), request.body["dry_run"]) for request in portal.requests]
+    assert asked == [(1000, True), (1, True), (1000, False), (1, False)]
+
+
+def test_cancel_of_several_with_dry_run_ends_nothing(portal: FakePortal, labctl: Labctl) -> None:
+    ended = item(run("succeeded", id="vision-8"), None)
+    portal.on("POST", "/runs/cancel", {"items": [item(run("running"), None), ended]})
+    done = labctl("cancel", "--dry-run", "vision-7", "vision-8")
+    assert done.out == ("vision-7 is running and would be cancelled\nvision-8 is succeeded and would stay\n")
+    assert [request.body["dry_run"] for request in portal.requests] == [True]
 
 
 def test_cancel_with_dry_run_ends_nothing(portal: FakePortal, labctl: Labctl) -> None:
@@ -31,9 +75,10 @@ def test_cancel_with_dry_run_ends_nothing(portal: FakePortal, labctl: Labctl) ->
 
 
 def test_a_mistyped_id_among_others_ends_none(portal: FakePortal, labctl: Labctl) -> None:
-    portal.on("GET", "/runs/vision-7", run("running"))
-    assert labctl("cancel", "vision-7", "vison-8").code == 1
-    assert portal.asked("POST") == []
+    portal.on("POST", "/runs/cancel", NotFoundError("there is no run vison-8 in your projects"))
+    done = labctl("cancel", "vision-7", "vison-8")
+    assert (done.code, done.out) == (4, "")
+    assert "vison-8" in done.err
 
 
 def test_adding_a_member(

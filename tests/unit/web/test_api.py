@@ -34,7 +34,8 @@ def test_submit_is_created_once_and_shown(site: Site) -> None:
         *("image_digest", "command", "workdir", "gpus", "cpus", "memory", "time_seconds", "env"),
         *("nodes", "priority", "requeue", "after", "array_index", "array_size", "attempt", "array"),
         *("submitted_at", "started_at", "finished_at", "exit_code", "node", "directory"),
-        *("code", "params", "seed", "data", "parent", "recorded_at"),
+        *("code", "params", "seed", "data", "parent", "recorded_at", "reproductions"),
+        *("drawn", "value", "judged_at"),
     }
     assert run["submitted_at"].endswith("Z")
 

@@ -23,7 +23,7 @@ def test_array_is_answered_as_one_run_with_its_members_counted(site: Site) -> No
     assert (answer.status_code, answer.headers["location"]) == (201, "/api/v1/runs/vision-1")
     run = answer.json()
     assert (run["id"], run["state"]) == ("vision-1", "queued")
-    summary = {"indices": "0-9%3", "total": 10, "parallel": 3, "counts": {"queued": 10}}
+    summary = {"indices": "0-9%3", "total": 10, "parallel": 3, "counts": {"queued": 10}, "sweep": None}
     assert run["array"] == summary
     assert [one["id"] for one in site.ask("ada", "GET", "/api/v1/runs").json()["items"]] == ["vision-1"]
     members = site.ask("ada", "GET", "/api/v1/runs/vision-1/members?state=queued").json()["items"]
