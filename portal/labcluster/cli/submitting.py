@@ -15,13 +15,14 @@ from click.core import ParameterSource
 from labcluster.cli import submit
 
 
-def options() -> list[click.Parameter]:
-    """Submit's own options: but --file, and with -p for a parameter of the program instead of the project."""
+def options(*without: str) -> list[click.Parameter]:
+    """Submit's own options but --file and those named, with -p for a parameter of the program instead of the
+    project."""
     flags = {"--set": ["--set", "-p", "--parameter"], "--project": ["--project"]}
     found: list[click.Parameter] = []
     for parameter in submit.command.params:
         long = next((flag for flag in parameter.opts if flag.startswith("--")), None)
-        if long is None or long == "--file":
+        if long is None or long in ("--file", *without):
             continue
         if long in flags:
             parameter = copy.copy(parameter)

@@ -200,7 +200,7 @@ command = click.Command(
     options_metavar="[OPTIONS]",
     params=[
         *_OWN_OPTIONS,
-        *submitting.options("--array", "--nodes", "--file", "--follow"),
+        *submitting.options("--array", "--nodes", "--follow"),
         click.Argument(
             ["words"], nargs=-1, type=click.UNPROCESSED, metavar="[FILE.toml] [-- COMMAND [ARGUMENT]...]"
         ),

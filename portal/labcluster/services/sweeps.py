@@ -19,6 +19,7 @@ from labcluster.errors import LabclusterError, UnreachableError
 from labcluster.models.arms import Sweep
 from labcluster.models.runs import Run, RunChange, RunState
 from labcluster.models.sweeps import Goal, Sampler, SweepSpec, batched
+from labcluster.services.turns import take_turns
 
 log = logging.getLogger(__name__)
 
@@ -103,14 +104,7 @@ class Sweeper:
 
     def run(self, stop: threading.Event) -> None:
         """Follow until `stop` is set. Failures are logged and tried again, never raised."""
-        while not stop.is_set():
-            try:
-                self.turn()
-            except UnreachableError as error:
-                self._say("", error)
-            except Exception:  # the loop must survive what nobody thought of
-                log.exception("following sweeps failed")
-            stop.wait(_TURN_SECONDS)
+        take_turns(stop, self.turn, "sweeps", seconds=_TURN_SECONDS)
 
     def turn(self) -> None:
         """Look at every sweep that goes on, once."""

@@ -10,11 +10,9 @@ from labcluster.errors import LabclusterError
 
 log = logging.getLogger(__name__)
 
-_PAUSE_SECONDS = 5.0
 
-
-def take_turns(stop: threading.Event, turn: Callable[[], None], what: str) -> None:
-    """Call `turn` every few seconds until `stop` is set; failures are logged, never raised.
+def take_turns(stop: threading.Event, turn: Callable[[], None], what: str, *, seconds: float = 5.0) -> None:
+    """Call `turn` every `seconds` until `stop` is set; failures are logged, never raised.
 
     One that has a sentence is said once, and not again while it stays the same; `what` waits for its end.
     """
@@ -29,4 +27,4 @@ def take_turns(stop: threading.Event, turn: Callable[[], None], what: str) -> No
             said = error.detail
         except Exception:  # the loop must survive what nobody thought of
             log.exception("a turn of the %s failed", what)
-        stop.wait(_PAUSE_SECONDS)
+        stop.wait(seconds)
