@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import time
 import uuid
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser, Page, expect
 
 pytestmark = pytest.mark.e2e
 
@@ -60,7 +62,9 @@ def folder(ssh_as: Callable[..., Any]) -> Iterator[Folder]:
     ada(f"rm -rf {path}")
 
 
-def test_twelve_arms_four_at_once_find_the_best(folder: Folder) -> None:
+def test_twelve_arms_four_at_once_find_the_best(
+    folder: Folder, browser: Browser, fill_login: Callable[[Page, str], None]
+) -> None:
     sweep = folder.at(
         f"labctl sweep {SMALL} --param x=-4.0..8.0 --arms 12 --max-parallel 4 --metric score --seed 3"
         " -- python3 train.py {x} 5 0.2"
@@ -75,7 +79,14 @@ def test_twelve_arms_four_at_once_find_the_best(folder: Folder) -> None:
     assert found["best"]["value"] == max(arm["value"] for arm in arms)
     shown = folder.at(f"labctl show {sweep}")
     assert f"best: {found['best']['id']} with score" in shown
-    assert f"/sweeps/{sweep}" in shown
+    page = browser.new_page(ignore_https_errors=True)  # the site's authority is not this machine's
+    page.goto(next(word for word in shown.split() if word.endswith(f"/sweeps/{sweep}")))
+    fill_login(page, "ada")
+    expect(page.get_by_text(f"{found['best']['id']} · best")).to_be_visible()
+    drawn = page.locator("parallel-plot")
+    for word in ("x", "score"):
+        expect(drawn.locator("text", has_text=re.compile(f"^{word}$"))).to_be_visible()
+    page.close()
 
 
 def test_bad_arms_are_ended_early_and_the_controller_may_die(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,12 +65,20 @@ def test_page_draws_a_line_for_each_arm_with_a_value(site: Site, sweeping: Sweep
     answer = site.client.get("/sweeps/vision-1")
     assert answer.status_code == 200
     page = answer.text
-    lines = re.findall(r'<polyline points="([^"]+)" stroke="hsl[^"]+"( class="best")?>', page)
-    assert len(lines) == 3
-    assert [bool(best) for _, best in lines] == [False, False, True]
-    for points, _ in lines:
-        assert [float(pair.split(",")[0]) for pair in points.split()] == [60.0, 480.0, 900.0]
-        assert all(34 <= float(pair.split(",")[1]) <= 280 for pair in points.split())
+    found = re.findall(r'<parallel-plot[^>]*><script type="application/json">(.*?)</script>', page)
+    plot = json.loads(found[0])
+    assert [(axis["name"], axis["log"], axis["names"]) for axis in plot["axes"]] == [
+        ("lr", True, None),
+        ("opt", False, sorted({line["values"][1] for line in plot["lines"]})),
+        ("accuracy", False, None),
+    ]
+    assert [(line["arm"], line["values"][2]) for line in plot["lines"]] == [
+        ("vision-1.0", 0.5),
+        ("vision-1.1", 0.9),
+        ("vision-1.2", 0.1),
+    ]
+    assert all(0.001 <= line["values"][0] <= 0.1 for line in plot["lines"])
+    assert (plot["best"], plot["rising"]) == ("vision-1.1", True)
     assert "vision-1.1 · best" in page
     assert "a<b" not in page
     assert 'href="/sweeps/vision-1"' in site.client.get("/").text
