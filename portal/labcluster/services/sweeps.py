@@ -189,4 +189,4 @@ class Sweeper:
         """Log it unless it was the last that was said."""
         if self._said.get(sweep) != str(error):
             self._said[sweep] = str(error)
-            log.warning("%s goes on later: %s", f"sweep {sweep}" if sweep else "every sweep", error)
+            log.warning("sweep %s goes on later: %s", sweep, error)
