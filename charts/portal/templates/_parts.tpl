@@ -24,6 +24,7 @@ labels:
 {{- if $v.notices.mail.host }}{{ $_ := set $notices "mail" (dict
   "host" $v.notices.mail.host "port" (int $v.notices.mail.port) "security" $v.notices.mail.security
   "sender" $v.notices.mail.sender "domains" $v.notices.mail.domains) }}{{ end -}}
+{{- with $v.notices.mail.user }}{{ $_ := set $notices.mail "user" . }}{{ $_ := set $notices.mail "password_file" "/etc/labcluster/mail/password" }}{{ end -}}
 {{- $admins := list -}}
 {{- range $v.admins }}{{ $admins = append $admins (dict "name" .name "uid" (int .uid)) }}{{ end -}}
 {{- dict
@@ -81,6 +82,10 @@ labels:
   secret: {secretName: registry-credential}
 - name: mlflow
   secret: {secretName: mlflow-signing}
+{{- if .root.Values.notices.mail.user }}
+- name: mail
+  secret: {secretName: mail-credential}
+{{- end }}
 {{- end }}
 
 {{- define "portal.volumeMounts" -}}
@@ -91,4 +96,7 @@ labels:
 - {name: ldap, mountPath: /etc/labcluster/ldap, readOnly: true}
 - {name: registry, mountPath: /etc/labcluster/registry, readOnly: true}
 - {name: mlflow, mountPath: /etc/labcluster/mlflow, readOnly: true}
+{{- if .Values.notices.mail.user }}
+- {name: mail, mountPath: /etc/labcluster/mail, readOnly: true}
+{{- end }}
 {{- end }}

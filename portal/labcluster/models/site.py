@@ -122,10 +122,24 @@ def _ed25519(value: SecretStr) -> SecretStr:
     return value
 
 
+def _webhook_host(value: str) -> str:
+    if not re.fullmatch(r"(\*\.)?[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?", value):
+        raise ValueError("must be a host, or *.suffix, with :port unless it is 443: hooks.slack.com")
+    return value
+
+
+def _mail_address(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", value):
+        raise ValueError("must be an address, for example cluster@example.org")
+    return value
+
+
 DnsLabel = Annotated[str, AfterValidator(_dns_label)]
 DnsName = Annotated[str, AfterValidator(_dns_name)]
 UserName = Annotated[str, AfterValidator(_user_name)]
 SshKey = Annotated[str, AfterValidator(_ssh_key)]
+WebhookHost = Annotated[str, AfterValidator(_webhook_host)]
+MailAddress = Annotated[str, AfterValidator(_mail_address)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Secret = Annotated[SecretStr, AfterValidator(_secret)]
 
@@ -166,6 +180,35 @@ class PodEgressNetwork(_Model):
     ports: list[Annotated[int, Field(ge=1, le=65535)]] = Field(min_length=1, description="TCP ports there")
 
 
+class MailServer(_Model):
+    """The site's mail server, to which notices are handed."""
+
+    host: DnsName = Field(description="its name, as its certificate has it")
+    port: int = Field(default=587, ge=1, le=65535, description="TCP port")
+    security: Literal["starttls", "tls", "none"] = Field(
+        default="starttls", description="how it is spoken to"
+    )
+    sender: MailAddress = Field(description="the address that notices come from")
+    domains: list[DnsName] = Field(min_length=1, description="where mail may go: what stands after the @")
+    user: str | None = Field(
+        default=None,
+        min_length=1,
+        description="account there, with cluster_secrets.mail_password; without: it asks for none",
+    )
+
+
+class Notices(_Model):
+    """Where notices of runs may go: members write addresses, nothing leaves but to these."""
+
+    webhook_hosts: list[WebhookHost] = Field(
+        default=[], description="hosts, or *.suffix, each with :port unless it is 443"
+    )
+    mail: MailServer | None = Field(default=None, description="without: no mail")
+    networks: list[PodEgressNetwork] = Field(
+        default=[], description="what the network lets the portal's pods reach for this"
+    )
+
+
 class Secrets(_Model):
     """Passwords and keys of the site: generated in the lab, ansible-vault on a real site."""
 
@@ -184,6 +227,9 @@ class Secrets(_Model):
     postgresql_mlflow_password: Secret = Field(description="MLflow's PostgreSQL role")
     mlflow_signing_key: Annotated[SecretStr, AfterValidator(_ed25519)] = Field(
         description="what the portal signs its word to MLflow with: an Ed25519 key, PKCS #8, in base64"
+    )
+    mail_password: SecretStr | None = Field(
+        default=None, min_length=1, description="of the account cluster_notices.mail.user; only with one"
     )
     munge_key: Annotated[SecretStr, _base64_of(128)] = Field(description="munge key, 128 bytes in base64")
     etcd_encryption_key: Annotated[SecretStr, _base64_of(32)] = Field(
@@ -215,6 +261,7 @@ class Site(_Model):
     pod_egress_networks: list[PodEgressNetwork] = Field(
         default=[], description="what pods may reach of the site's own networks all the same"
     )
+    notices: Notices = Field(default=Notices(), description="empty: notices stay in the cluster")
     admins: list[Admin] = Field(min_length=1, description="local administrators of every node")
     package_mirror: PackageMirror = Field(
         default=PackageMirror(), description="empty: the nodes' own sources stay"

@@ -162,6 +162,12 @@ def _foreign_variables(inventory: Inventory, declared: frozenset[str] | None) ->
             yield Problem(f"{variable.file}: {scope}{name}", f"no role knows this variable: {remedy}")
 
 
+def _mail_user(inventory: Inventory) -> object:
+    variable = inventory.site.get("cluster_notices")
+    mail = variable.value.get("mail") if variable and isinstance(variable.value, dict) else None
+    return mail.get("user") if isinstance(mail, dict) else None
+
+
 def _missing_secrets(inventory: Inventory) -> Iterator[Problem]:
     variable = inventory.site.get("cluster_secrets")
     if variable is None:
@@ -184,7 +190,8 @@ def _missing_secrets(inventory: Inventory) -> Iterator[Problem]:
         value = variable.value.get(name)
         where = f"{variable.file}: cluster_secrets.{name}"
         if value is None:
-            yield Problem(where, f"is missing: {info.description}")
+            if info.is_required() or (name == "mail_password" and _mail_user(inventory)):
+                yield Problem(where, f"is missing: {info.description}")
         elif not isinstance(value, Vaulted):
             faults: list[Problem] = []
             _validated(Secrets, {name: value}, faults, lambda key: key)

@@ -95,6 +95,19 @@ def test_a_problem_is_one_line_and_shows_no_secret(wrong_site: tuple[Path, list[
         assert not any(value in problem for value in values)
 
 
+def test_a_mail_servers_password_may_be_given(tmp_path: Path) -> None:
+    shutil.copytree(SITES / "valid", tmp_path / "site")
+    folder = tmp_path / "site/group_vars/all"
+    mail = {"host": "mail.lab.internal", "sender": "a@lab.internal", "domains": ["lab.internal"], "user": "a"}
+    hooks = ["hooks.slack.com", "*.chat.lab.internal:8443"]
+    notices = {"cluster_notices": {"webhook_hosts": hooks, "mail": mail}}
+    with (folder / "cluster.yml").open("a") as file:
+        yaml.safe_dump(notices, file)
+    with (folder / "secrets.yml").open("a") as file:
+        file.write("  mail_password: short\n")
+    assert problems_of(tmp_path / "site") == []
+
+
 def test_a_folder_without_hosts_is_told_to_copy_the_example(tmp_path: Path) -> None:
     assert "copy inventory/example" in problems_of(tmp_path)[0]
 
