@@ -85,7 +85,7 @@ def test_what_looks_at_the_clock_drifts_and_is_judged_again_with_a_tolerance(mad
 
 def test_a_failure_is_reproduced_by_failing_so_again(made: Made) -> None:
     run = made.submit(status=3)
-    assert made.verdict(run, 0)["line"].startswith("ended failed with exit status 3 again")
+    assert made.verdict(run, 0)["line"].startswith("failed with exit status 3 again")
 
 
 def test_other_data_and_lost_code_make_it_impossible(made: Made) -> None:

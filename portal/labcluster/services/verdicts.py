@@ -156,7 +156,7 @@ def judge(before: Record, after: Record, tolerances: Tolerances, *, curves: bool
         notes.append("there are no metrics: only how it ended was judged")
     if not ends and not apart:
         how = sorted({tolerances.of(one.metric).text for one in metrics}, key=lambda text: text != "exact")
-        line = f"ended {_end(after)} again"
+        line = f"{_end(after)} again"
         if metrics:
             of = "metric" if len(metrics) == 1 else "metrics"
             line += f", {len(metrics)} {of} the same ({', '.join(how[:_NAMED])})"

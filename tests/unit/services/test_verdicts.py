@@ -30,7 +30,7 @@ def verdict(before: Sequence[Metric], after: Sequence[Metric], *words: str, **op
 
 def test_the_same_values_are_reproduced_and_any_other_is_a_drift() -> None:
     same = verdict([metric("loss", 0.5, 0.25)], [metric("loss", 0.5, 0.25)])
-    assert (same.verdict, same.line) == ("reproduced", "ended succeeded again, 1 metric the same (exact)")
+    assert (same.verdict, same.line) == ("reproduced", "succeeded again, 1 metric the same (exact)")
     apart = verdict([metric("loss", 0.25)], [metric("loss", 0.25000001)])
     assert apart.verdict == "drifted"
     assert apart.line.startswith("loss was 0.25 and is 0.25000001")
@@ -98,7 +98,7 @@ def test_failed_runs_are_reproduced_by_failing_the_same_way() -> None:
         return record(number, run={"state": "failed", "exit_code": code})
 
     same = judge(failed(7, 3), failed(8, 3), parse_tolerances([]))
-    assert (same.verdict, same.line) == ("reproduced", "ended failed with exit status 3 again")
+    assert (same.verdict, same.line) == ("reproduced", "failed with exit status 3 again")
     assert same.notes == ("there are no metrics: only how it ended was judged",)
     other = judge(failed(7, 3), failed(8, 4), parse_tolerances([]))
     assert other.line.startswith("it failed with exit status 3 and now failed with exit status 4")
