@@ -52,8 +52,8 @@ NEXT = "next"
 
 # Readers of logs wait in threads of their own, so that they can never use up those of the requests.
 _MAX_LOG_READERS = 256
-# Jobs are made after the answers, by so few that they leave the machine to the submits still to be answered.
-_MAX_JOB_MAKERS = 2
+# Jobs are made after the answers and one by one: the machine is for the submits that still wait for theirs.
+_MAX_JOB_MAKERS = 1
 
 
 class Lifecycle(Protocol):
