@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from labcluster.cli import output
+from labcluster.cli import code, output
 from labcluster.cli.parameters import ProjectType, json_option
 from labcluster.cli.session import build
 from labcluster.cli.usage import MomentType
@@ -119,6 +119,8 @@ def command(
 
 def _own_project(portal: Portal) -> str:
     names = [entry["name"] for entry in portal.get("/whoami")["projects"]]
+    here = [name for name in names if Path.cwd().is_relative_to(Path(code.PROJECTS) / name)]
+    names = here or names
     if len(names) != 1:
         raise UsageError(
             f"say which project: --project {' or '.join(names)}" if names else "you have no project"

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from labcluster.cli import code
+from labcluster.cli import code, output
 from labcluster.cli.parameters import (
     EnvType,
     MemoryType,
@@ -33,7 +33,7 @@ _SAME = (
 @click.argument("run", type=RunType())
 @click.option(
     "-s", "--set", "params", type=ParameterValueType(), multiple=True,
-    help="Another value of a parameter, or one more. Repeatable.",
+    help="Another value of a parameter: of {K} or --K in the command, or one more. Repeatable.",
 )  # fmt: skip
 @click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), metavar="N", help="Another seed.  [default: the run's]"
@@ -92,7 +92,7 @@ def command(
         alone = "array" in request and not old.get("array")
         request["seed"] = (seed - member["array_index"]) % 2**31 if alone else seed
     request |= {name: value for name, value in changes.items() if value is not None}
-    request["params"] = (old.get("params") or {}) | dict(params)
+    _set(request, old, dict(params))
     request["env"] = old["env"] | dict(env)
     request["idempotency_key"] = key or os.urandom(16).hex()
     here, why = None, None
@@ -107,6 +107,26 @@ def command(
     if follow and old.get("array"):
         raise UsageError(f"--follow: {run} is an array; take --wait, or name a member as in {run}.0")
     return send(portal, request, here, Way(wait, follow, dry_run, as_json), why)
+
+
+def _set(request: dict[str, Any], old: Mapping[str, Any], params: Mapping[str, str]) -> None:
+    """Give parameters other values: where the command has the value itself, there."""
+    from labcluster.services.parameters import in_place, with_option
+
+    kept: dict[str, str] = dict(old.get("params") or {})
+    for name, value in params.items():
+        changed = (
+            None
+            if name in kept or in_place(old["command"], name)
+            else with_option(request["command"], name, value)
+        )
+        if changed is not None:
+            request["command"] = changed
+            continue
+        if name not in kept and not in_place(old["command"], name):
+            output.say(f"{name} is not in the command of {old['id']}: it is in $LABCLUSTER_PARAMS only")
+        kept[name] = value
+    request["params"] = kept
 
 
 def same(old: Mapping[str, Any], member: Mapping[str, Any]) -> dict[str, Any]:

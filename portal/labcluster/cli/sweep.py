@@ -57,10 +57,10 @@ def parse_space(where: str, text: str) -> list[str] | dict[str, Any]:
 def sweep(context: click.Context, /, words: tuple[str, ...], as_json: bool, dry_run: bool, **_: Any) -> Any:
     """Search the best parameters of a command with many runs of it.
 
-    Each arm is a run with parameters of its own, which replace {NAME} in the command and are in
-    $LABCLUSTER_PARAMS. It is judged by the last value of a metric that it records (docs/how-to/metrics.md).
-    labctl show SWEEP has the table and the best arm, labctl cancel SWEEP ends all. The sweep goes on without
-    this terminal, and after any restart of the cluster.
+    Each arm is a run with parameters of its own, which replace {NAME} in the command or the value of its
+    option --NAME, and are in $LABCLUSTER_PARAMS. It is judged by the last value of a metric that it records
+    (docs/how-to/metrics.md). labctl show SWEEP has the table and the best arm, labctl cancel SWEEP ends all.
+    The sweep goes on without this terminal, and after any restart of the cluster.
 
     A FILE in TOML has the same by name: command, sampler, arms, max-parallel, metric, goal, stop-early, the
     spaces under [params] and options of labctl submit under [submit]. Options given here come first.
@@ -84,11 +84,17 @@ def sweep(context: click.Context, /, words: tuple[str, ...], as_json: bool, dry_
                 f"{name}: {strange[0].replace('_', '-')} is the sweep's own: put it above [submit]"
             )
         decided = {key: value for key, value in asked.items() if value is not own[key]}
+    from labcluster.services.parameters import in_place, with_option
+
     command = list(words) or _command(name, file)
     spec = _spec(context, file, name)
     for param in spec["params"]:
-        if not any(f"{{{param}}}" in word for word in command):
+        if in_place(command, param):
+            continue
+        placed = with_option(command, param, f"{{{param}}}")
+        if placed is None:
             output.say(f"{param} is not in the command as {{{param}}}: it is in $LABCLUSTER_PARAMS only")
+        command = placed or command
     done = submitting.hand_on(context, command, **decided, sweep=spec)
     if dry_run and not as_json:
         from labcluster.cli.show import spaces

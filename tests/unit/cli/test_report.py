@@ -8,6 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from labcluster.cli import code
 from run_folders import Project, recorded
 
 from .conftest import FakePortal, Labctl
@@ -221,6 +222,17 @@ def test_the_project_is_asked_for_where_there_are_several(
     done = labctl("report")
     assert done.code == 2
     assert "--project vision or speech" in done.err
+
+
+def test_the_project_is_that_of_the_folder_one_is_in(
+    portal: FakePortal, labctl: Labctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(code, "PROJECTS", str(tmp_path))
+    (tmp_path / "speech/code").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "speech/code")
+    portal.on("GET", "/whoami", {"projects": [{"name": "vision"}, {"name": "speech"}]})
+    portal.on("GET", "/runs", {"items": []})
+    assert labctl("report", "-o", "-").out.startswith("# speech:")
 
 
 def test_members_of_arrays_count_each(portal: FakePortal, labctl: Labctl, tmp_path: Path) -> None:

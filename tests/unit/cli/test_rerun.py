@@ -63,6 +63,66 @@ def test_rerun_is_the_same_but_for_what_is_said(
     assert body["workdir"] == before["workdir"]
 
 
+@pytest.mark.parametrize(
+    ("command", "becomes"),
+    [
+        (["train", "--lr", "0.1", "--wd=1"], ["train", "--lr", "0.5", "--wd=1"]),
+        (["train", "--lr=0.1"], ["train", "--lr=0.5"]),
+        (["train", "--lr", "-1e-3", "--lr", "0.2"], ["train", "--lr", "-1e-3", "--lr", "0.5"]),
+        (["train", "--lr", "0.1", "data"], ["train", "--lr", "0.5", "data"]),
+    ],
+)
+def test_parameter_in_the_command_is_changed_there(
+    old: Callable[..., dict[str, Any]],
+    accepting: FakePortal,
+    labctl: Labctl,
+    command: list[str],
+    becomes: list[str],
+) -> None:
+    before = old(command=command, params={})
+    done = labctl("rerun", before["id"], "--set", "lr=0.5")
+    assert done.code == 0, done.err
+    assert (sent(accepting)["command"], sent(accepting)["params"]) == (becomes, {})
+
+
+def test_hyphens_and_underscores_are_one_in_names(
+    old: Callable[..., dict[str, Any]], accepting: FakePortal, labctl: Labctl
+) -> None:
+    before = old(command=["train", "--weight-decay", "0"], params={})
+    assert labctl("rerun", before["id"], "--set", "weight_decay=1").code == 0
+    assert sent(accepting)["command"] == ["train", "--weight-decay", "1"]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["train", "--lr"], "--lr has no value"),
+        (["train", "--lr", "64", "32"], "--lr has several values"),
+        (
+            ["sh", "-c", "train --lr 0.1"],
+            "--lr stands in a script; submit that with {lr} in place of the value",
+        ),
+    ],
+)
+def test_parameter_that_cannot_be_changed_in_the_command_submits_nothing(
+    old: Callable[..., dict[str, Any]], accepting: FakePortal, labctl: Labctl, command: list[str], words: str
+) -> None:
+    before = old(command=command, params={})
+    asked = len(accepting.requests)
+    done = labctl("rerun", before["id"], "--set", "lr=0.5")
+    assert (done.code, done.out) == (2, "")
+    assert words in done.err
+    assert all(request.method == "GET" for request in accepting.requests[asked:])
+
+
+def test_parameter_that_the_command_does_not_have_is_told_to_be_in_the_environment_only(
+    old: Callable[..., dict[str, Any]], accepting: FakePortal, labctl: Labctl
+) -> None:
+    done = labctl("rerun", old()["id"], "--set", "batch=8")
+    assert "batch is not in the command" in done.err
+    assert sent(accepting)["params"] == {"lr": "0.1", "epochs": "3", "batch": "8"}
+
+
 def test_member_of_an_array_is_repeated_with_its_index_and_seed(
     old: Callable[..., dict[str, Any]], accepting: FakePortal, labctl: Labctl
 ) -> None:

@@ -54,6 +54,14 @@ def test_options_become_a_sweep(labctl: Labctl, accepting: FakePortal) -> None:
     assert (request["command"][:2], request["gpus"]) == (["train", "--lr"], 1)
 
 
+def test_values_of_options_make_place_for_the_arms(labctl: Labctl, accepting: FakePortal) -> None:
+    words = ["-P", "lr=0.1,0.2", "-P", "opt=sgd,adam", "-P", "depth=2..4"]
+    done = labctl("sweep", *words, "--", "train", "--lr", "0.1", "--opt={opt}")
+    assert sent(accepting)["command"] == ["train", "--lr", "{lr}", "--opt={opt}"]
+    assert "depth is not in the command" in done.err
+    assert "lr is not" not in done.err
+
+
 def test_file_has_everything_and_options_come_first(
     labctl: Labctl, accepting: FakePortal, tmp_path: Path
 ) -> None:
