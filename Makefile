@@ -34,7 +34,7 @@ down: ## remove everything of the lab, and nothing else
 site: ## run site.yml on SITE
 	@$(PLAYBOOK) playbooks/site.yml
 
-e2e: ## test the running lab as its users use it
+e2e: ## test the running lab as its users use it, the long tests too (lost nodes, crashes, outages)
 	@$(PYTHON) -m pytest tests/e2e --site $(SITE)
 
 e2e-nfs: ## prove both NFS roles in two virtual machines (root, 15 min; not part of test)
@@ -55,5 +55,5 @@ verify: ## fail where a generated file is not what its source says
 fuzz: ## send 10,000 random requests of members through the admission policies
 	@$(PYTHON) -m pytest -q -s tests/integration/test_admission_property.py --examples 10000
 
-test: ## everything: check, artifacts, lab up, e2e (root, Debian or Ubuntu, package registries)
+test: ## check, artifacts, lab up, e2e but for its long tests (root, Debian or Ubuntu, package registries)
 	@./setup.sh --with-tests && $(PYTHON) lab/stages.py lint unit verify artifacts integration molecule up e2e

@@ -84,6 +84,7 @@ def cleared(ada: Any, site: Any) -> Iterator[str]:
     ada(f"rm -f /lab/projects/vision/data/{tag}")
 
 
+@pytest.mark.long
 def test_no_accepted_run_is_lost_or_made_twice(
     ada: Any, on_host: Callable[..., Any], site: Any, jobs: Any, cleared: str
 ) -> None:

@@ -327,6 +327,7 @@ def test_two_runs_that_each_need_every_gpu_both_train(ada: User, nothing_left: C
     nothing_left(*runs, job=True)
 
 
+@pytest.mark.long
 def test_a_lost_node_is_noticed_and_its_runs_end_or_move(
     ada: User,
     kubectl: Callable[..., str],

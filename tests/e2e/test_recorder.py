@@ -271,6 +271,7 @@ def test_an_outage_in_mid_run_loses_nothing(ada: Ada, scale: Callable[[int], Non
     assert ada.steps(ended["directory"], "loss") == list(range(400)), "none is lost, none is there twice"
 
 
+@pytest.mark.long
 def test_mlflow_away_all_the_time_is_delivered_later(ada: Ada, scale: Callable[[int], None]) -> None:
     scale(0)
     began = time.monotonic()

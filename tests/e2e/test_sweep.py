@@ -89,6 +89,7 @@ def test_twelve_arms_four_at_once_find_the_best(
     page.close()
 
 
+@pytest.mark.long
 def test_bad_arms_are_ended_early_and_the_controller_may_die(
     folder: Folder, on_host: Callable[..., Any]
 ) -> None:
