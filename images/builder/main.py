@@ -6,14 +6,16 @@ import argparse
 import json
 import os
 import sys
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 from builder import archives, containers, programs
 from builder.catalog import AnyKind, Catalog, Image, ModuleFolder, Programs, load, used_id
 from builder.errors import BuildError
 from builder.keys import Keys
-from builder.progress import Progress, Runner
+from builder.progress import Processes, Progress, Runner
 from builder.store import Artifact, Cache, Store, locked
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +32,7 @@ class Builder:
     progress: Progress
     keys: Keys = field(init=False)
     results: dict[str, list[Artifact]] = field(default_factory=dict)
+    processes: Processes = field(default_factory=Processes)
 
     def __post_init__(self) -> None:
         self.keys = Keys(self.catalog, self.root)
@@ -41,6 +44,36 @@ class Builder:
             return "to build"
         return "current" if not self._delivered(recipe) or self.store.has(found) else "cached"
 
+    def make_all(self, recipes: list[AnyKind]) -> list[str]:
+        """Have all of these in the store, one program beside one image; the ids of those that changed.
+
+        Compilers keep every processor busy, while images mostly wait for packages. BuildError of the first
+        that fails: what runs beside it is ended.
+        """
+        by_id = {recipe.id: recipe for recipe in recipes}
+        order = TopologicalSorter({recipe.id: recipe.used_ids() for recipe in recipes})
+        order.prepare()
+        ready: list[str] = []
+        running: dict[Future[bool], str] = {}
+        changed: list[str] = []
+        with ThreadPoolExecutor(2) as pool:
+            try:
+                while order.is_active():
+                    ready += order.get_ready()
+                    for identity in sorted(ready, key=list(by_id).index):
+                        compiles = isinstance(by_id[identity], Programs)
+                        if all(compiles != isinstance(by_id[other], Programs) for other in running.values()):
+                            running[pool.submit(self.make, by_id[identity])] = identity
+                            ready.remove(identity)
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        identity = running.pop(future)
+                        changed += [identity] * future.result()
+                        order.done(identity)
+            except BaseException:
+                self.processes.end()
+                raise
+        return changed
+
     def make(self, recipe: AnyKind) -> bool:
         """Have one recipe in the store; says whether anything had to be done."""
         key = self.keys.key(recipe)
@@ -51,7 +84,7 @@ class Builder:
             with locked(lock, waiting=lambda: self.progress.note(recipe.id, "another build is making it")):
                 found = self.cache.find(key)
                 if found is None:
-                    with self.progress.step(recipe.id, "building"):
+                    with self.progress.step(recipe.id):
                         found = self._build(recipe, key)
                     built = True
         self.results[recipe.id] = found
@@ -82,7 +115,7 @@ class Builder:
         return self.cache.folder(self.keys.key(recipe)) / self.results[recipe.id][0].file
 
     def _runner(self, recipe: AnyKind) -> Runner:
-        return Runner(self.cache.root / "log" / f"{recipe.id.replace('/', '-')}.log")
+        return Runner(self.cache.root / "log" / f"{recipe.id.replace('/', '-')}.log", self.processes)
 
     def _podman(self, recipe: AnyKind) -> containers.Podman:
         return containers.Podman(self.root / "images" / "containers.conf", self._runner(recipe))
@@ -181,7 +214,7 @@ def _run(options: argparse.Namespace, root: Path) -> int:
         return _list(builder, recipes, options)
     if warning := store.mend():
         print(f"warning: {warning}", file=sys.stderr)
-    changed = [recipe.id for recipe in recipes if builder.make(recipe)]
+    changed = builder.make_all(recipes)
     if not options.names:
         changed += [item.name for item in store.retain(builder.delivered(recipes))]
     if options.prune:

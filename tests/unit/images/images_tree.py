@@ -18,8 +18,11 @@ from builder.main import main  # noqa: E402  (images/ is no package of the envir
 # Writes one file a package, made of the sources beside it; FAIL and SLEEP stand for what can go wrong.
 GO = """#!/bin/sh
 [ "$1" = env ] && { echo go1.26.8; exit 0; }
+[ "$1" = -C ] && [ -n "$GO_WAIT" ] && echo asked > "$GO_WAIT"
 [ "$1" = -C ] && { printf '{"Dir": "%s"}' "$GO_MODULE"; exit 0; }
 echo built >> "$GO_LOG"
+[ -n "$GO_WAIT" ] && for _ in 1 2 3 4 5 6 7 8 9 10; do [ -e "$GO_WAIT" ] || sleep 1; done
+[ -n "$GO_WAIT" ] && [ ! -e "$GO_WAIT" ] && exit 1
 [ -n "$GO_SLEEP" ] && exec sleep 60
 [ -n "$GO_FAIL" ] && { echo 'main.go:1: it does not compile' >&2; exit 1; }
 while [ "$1" != -o ]; do shift; done

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from images_tree import Tree
+from images_tree import Tree, recipe
 
 CHART: dict[str, Any] = {
     "name": "alpha-chart",
@@ -29,6 +29,16 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "Chart.yaml").write_text("name: alpha\n")
     monkeypatch.setenv("GO_MODULE", str(tmp_path / "module"))
     return folder
+
+
+def test_it_is_packed_while_a_program_compiles(
+    tree: Tree, module: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tree.write([recipe("alpha"), CHART])
+    # The stand-in's compiler waits until the other was asked for.
+    monkeypatch.setenv("GO_WAIT", str(tmp_path / "asked"))
+    assert tree.build() == 0
+    assert set(tree.manifest()) == {"alpha", "alpha-chart"}
 
 
 def test_it_lies_below_its_own_name(tree: Tree, module: Path) -> None:
